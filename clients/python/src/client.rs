@@ -11,10 +11,11 @@ mod inbox;
 mod job;
 mod jobs;
 mod link;
+mod sending;
 mod stream;
+mod subscriptions;
 mod waiter;
 
-use std::collections::HashSet;
 use std::os::fd::IntoRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,10 +23,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipc_framework::client::{
-    self, ClientOptions, Endpoint, Error, Event, Reconnect, RequestId, RequestOptions,
+    self, ClientOptions, Endpoint, Error, Event, Position, PublishOptions, Reconnect, RequestId,
+    RequestOptions, SubscribeOptions,
 };
 use ipc_framework::{MessageType, Token};
-use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -33,18 +34,16 @@ use crate::attachments::{Memory, attach};
 use crate::inside::{Inside, SIGNALS, after_fork, begin_end};
 use crate::json::json_text;
 use crate::message;
-use asked::{Asked, Place};
 use burst::Burst;
 use errors::{Failure, error_of, raise};
 use inbox::{Inbox, Item};
 use job::Job;
 use jobs::{Jobs, Queue};
 use link::Link;
+use sending::{from_python, refused};
 use stream::Stream;
+use subscriptions::Subscriptions;
 use waiter::Waiter;
-
-/// Pause between checks whether a full queue has room again.
-const ROOM_PAUSE: Duration = Duration::from_millis(2);
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Client>()?;
@@ -89,7 +88,7 @@ struct Client {
     connection: Mutex<Option<client::Client>>,
     inbox: Arc<Inbox>,
     link: Arc<Link>,
-    subscribed: Mutex<HashSet<String>>,
+    subscriptions: Subscriptions,
     /// The queues of all served channels, current or not, which end with the connection.
     served: Mutex<Vec<Weak<Queue>>>,
     queue_bytes_max: usize,
@@ -160,7 +159,7 @@ impl Client {
         client
             .on_message(move |message| put.put(Item::Message(message)))
             .map_err(|error| raise(py, &error))?;
-        let (connection, subscribed) = (Mutex::new(Some(client)), Mutex::default());
+        let connection = Mutex::new(Some(client));
         let served = Mutex::default();
         let is_parents = AtomicBool::new(false);
         let (asked, is_ending) = (Arc::default(), Arc::default());
@@ -169,7 +168,7 @@ impl Client {
             connection,
             inbox,
             link,
-            subscribed,
+            subscriptions: Subscriptions::default(),
             served,
             queue_bytes_max,
             timeout,
@@ -259,19 +258,47 @@ impl Client {
         message_type: &Bound<'_, PyAny>,
         payload: &Bound<'_, PyAny>,
     ) -> PyResult<String> {
-        let py = payload.py();
-        let inside = Inside::enter(py);
+        let inside = Inside::enter(payload.py());
         let message = message::type_of(message_type)
             .and_then(|one| message::fresh(app_id, channel_id, one, payload));
+        self.send_one_of_many(&inside, message, client::Client::send_message)
+    }
+
+    /// Sends a publication that the server keeps as the channel's last value. See `post`.
+    fn retain(
+        &self,
+        message_id: String,
+        app_id: &Bound<'_, PyAny>,
+        channel_id: &Bound<'_, PyAny>,
+        payload: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let inside = Inside::enter(payload.py());
+        let message = message::publication(message_id, app_id, channel_id, payload);
+        let options = PublishOptions::default().retain(true);
+        self.send_one_of_many(&inside, message, |client, message| {
+            client.publish_message_with(message, &options)
+        })
+    }
+
+    /// Sends a publication and waits until the server has taken it. Returns its place in the
+    /// channel's history, if there is one. For event loops it does not wait, and the place goes into
+    /// the inbox.
+    #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
+    fn publish_acknowledged<'py>(
+        &self,
+        message_id: String,
+        app_id: &Bound<'py, PyAny>,
+        channel_id: &Bound<'py, PyAny>,
+        payload: &Bound<'py, PyAny>,
+        retain: bool,
+        timeout: f64,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = payload.py();
+        let inside = Inside::enter(py);
+        let message = message::publication(message_id, app_id, channel_id, payload);
         let message = message.map_err(|error| refused(py, error))?;
-        let client = self.open().map_err(|error| raise(py, &error))?;
-        self.wait_for_room(&inside, &client)?;
-        let is_batching = self.burst.goes_on();
-        let sent = inside.detached(|| {
-            client.set_batching(is_batching);
-            client.send_message(&message)
-        });
-        sent.map_err(|error| raise(py, &error))
+        let options = PublishOptions::default().retain(retain).timeout(seconds(timeout));
+        self.publish_and_ask(&inside, &message, &options)
     }
 
     /// Sends the messages that wait for others.
@@ -363,25 +390,46 @@ impl Client {
         }
     }
 
-    fn subscribe(&self, py: Python<'_>, channel_id: &str) -> PyResult<()> {
-        let client = self.open().map_err(|error| raise(py, &error))?;
-        let mut subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
-        if subscribed.contains(channel_id) {
-            return Ok(());
-        }
-        let put = Arc::clone(&self.inbox);
-        let listen = move |message| put.put(Item::Message(message));
-        client.on_publication(channel_id, listen).map_err(|error| raise(py, &error))?;
-        subscribed.insert(channel_id.to_owned());
-        Ok(())
+    #[pyo3(signature = (channel_id, last=None, since=None, conflate=false))]
+    fn subscribe(
+        &self,
+        py: Python<'_>,
+        channel_id: &str,
+        last: Option<u32>,
+        since: Option<(String, u64)>,
+        conflate: bool,
+    ) -> PyResult<()> {
+        let since = since.map(|(epoch, offset)| Position::new(epoch, offset));
+        let options = SubscribeOptions::default().last(last).since(since).conflate(conflate);
+        self.listen(py, channel_id, options, None)
+    }
+
+    /// Subscribes to all channels that match. Their messages go into the inbox with the number.
+    fn subscribe_pattern(
+        &self,
+        py: Python<'_>,
+        pattern: &str,
+        number: u64,
+        last: Option<u32>,
+        conflate: bool,
+    ) -> PyResult<()> {
+        let options = SubscribeOptions::default().pattern(true).last(last).conflate(conflate);
+        self.listen(py, pattern, options, Some(number))
     }
 
     fn unsubscribe(&self, channel_id: &str) {
-        let mut subscribed = self.subscribed.lock().unwrap_or_else(PoisonError::into_inner);
-        if subscribed.remove(channel_id)
+        if self.subscriptions.remove(channel_id, false)
             && let Ok(client) = self.open()
         {
             client.unsubscribe(channel_id);
+        }
+    }
+
+    fn unsubscribe_pattern(&self, pattern: &str) {
+        if self.subscriptions.remove(pattern, true)
+            && let Ok(client) = self.open()
+        {
+            client.unsubscribe_pattern(pattern);
         }
     }
 
@@ -510,65 +558,6 @@ impl Client {
 }
 
 impl Client {
-    fn ask_for(
-        &self,
-        inside: &Inside<'_>,
-        message: ipc_framework::Message,
-        (timeout, travels): (f64, bool),
-        waiter: Option<&Waiter>,
-    ) -> PyResult<()> {
-        let py = inside.py();
-        let client = self.open().map_err(|error| raise(py, &error))?;
-        let place = match waiter {
-            Some(waiter) => Place::Room(Arc::clone(&waiter.room)),
-            None => Place::Inbox(Arc::clone(&self.inbox), message.message_id.clone()),
-        };
-        self.wait_for_room(inside, &client)?;
-        let timeout = seconds(timeout);
-        // A time that is over before it begins is not worth telling.
-        let travels = travels && !timeout.is_zero();
-        let asked = Asked::new(place, &self.asked, &self.is_ending, travels.then_some(timeout));
-        let told = move |answer| asked.take(answer);
-        let asked = inside.detached(|| {
-            self.begin_alone(&client);
-            if travels {
-                let options = RequestOptions::default().timeout(timeout);
-                client.send_request_message_with(&message, &options, told)
-            } else {
-                client.send_request_message(&message, timeout, told)
-            }
-        });
-        let request = asked.map_err(|error| raise(py, &error))?;
-        if let Some(waiter) = waiter {
-            // A waiter is used once.
-            let _ = waiter.asked.set((client.downgrade(), request));
-        }
-        Ok(())
-    }
-
-    /// Waits while sending would block, in a way that signals can interrupt.
-    fn wait_for_room(&self, inside: &Inside<'_>, client: &client::Client) -> PyResult<()> {
-        let begin = Instant::now();
-        while client.waiting_bytes() >= self.queue_bytes_max && client.is_connected() {
-            // An event loop checks for room before it sends, and must not be blocked.
-            if self.inbox.descriptor().is_some() || begin.elapsed() >= self.timeout {
-                let full = Error::QueueFull { bytes_max: self.queue_bytes_max };
-                return Err(raise(inside.py(), &full));
-            }
-            inside.detached(|| std::thread::sleep(ROOM_PAUSE));
-            inside.py().check_signals()?;
-        }
-        Ok(())
-    }
-
-    /// Sends what waits for others, before a message that is none of many. An event loop decides by
-    /// itself, see `take_now`.
-    fn begin_alone(&self, client: &client::Client) {
-        if self.inbox.descriptor().is_none() {
-            client.set_batching(false);
-        }
-    }
-
     fn open(&self) -> Result<client::Client, Error> {
         let client = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         client.clone().ok_or(Error::Closed)
@@ -579,19 +568,4 @@ impl Client {
 fn seconds(seconds: f64) -> Duration {
     let fallback = if seconds > 0.0 { Duration::MAX } else { Duration::ZERO };
     Duration::try_from_secs_f64(seconds).unwrap_or(fallback)
-}
-
-/// # Errors
-/// If it is not a message; `SerializationError` if its payload is not JSON.
-fn from_python(message: &Bound<'_, PyAny>) -> PyResult<ipc_framework::Message> {
-    message::from_python(message).map_err(|error| refused(message.py(), error))
-}
-
-/// Returns the exception for a message that cannot be sent as it is.
-fn refused(py: Python<'_>, error: PyErr) -> PyErr {
-    let is_of_value = error.is_instance_of::<PyTypeError>(py)
-        || error.is_instance_of::<PyValueError>(py)
-        || error.is_instance_of::<PyAttributeError>(py);
-    // Others were raised by the handler of a signal, such as Ctrl-C or a time limit.
-    if is_of_value { Failure::of_value(py, &error).caused_by(py, error) } else { error }
 }

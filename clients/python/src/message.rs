@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ipc_framework::client::Position;
 use ipc_framework::{Envelope, Json, Message, MessageType};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -17,6 +18,7 @@ struct Classes {
     message: Py<PyAny>,
     /// Makes a message without calling its `__init__`.
     new: Py<PyAny>,
+    position: Py<PyAny>,
     /// In the order of [`MessageType::ALL`].
     types: Vec<Py<PyAny>>,
 }
@@ -31,7 +33,8 @@ fn classes(py: Python<'_>) -> PyResult<&'static Classes> {
         let types = types.collect::<PyResult<_>>()?;
         let message = core.getattr("Message")?;
         let new = message.getattr("__new__")?.unbind();
-        Ok(Classes { message: message.unbind(), new, types })
+        let position = core.getattr("Position")?.unbind();
+        Ok(Classes { message: message.unbind(), new, position, types })
     })
 }
 
@@ -44,6 +47,8 @@ pub(crate) struct Fields<'a> {
     payload: Json<'a>,
     timestamp: f64,
     reply_to: Option<Cow<'a, str>>,
+    position: Option<&'a Position>,
+    is_retained: bool,
 }
 
 impl<'a> From<&Envelope<'a>> for Fields<'a> {
@@ -56,6 +61,8 @@ impl<'a> From<&Envelope<'a>> for Fields<'a> {
             payload: envelope.payload(),
             timestamp: envelope.timestamp(),
             reply_to: envelope.reply_to().map(ipc_framework::JsonStr::decode),
+            position: None,
+            is_retained: false,
         }
     }
 }
@@ -70,6 +77,8 @@ impl<'a> From<&'a Message> for Fields<'a> {
             payload: message.payload.borrowed(),
             timestamp: message.timestamp,
             reply_to: message.reply_to.as_deref().map(Cow::Borrowed),
+            position: message.position(),
+            is_retained: message.is_retained(),
         }
     }
 }
@@ -105,7 +114,16 @@ pub(crate) fn to_python<'py>(py: Python<'py>, fields: &Fields<'_>) -> PyResult<B
     values.set_item(intern!(py, "payload"), payload)?;
     values.set_item(intern!(py, "timestamp"), timestamp)?;
     values.set_item(intern!(py, "reply_to"), fields.reply_to.as_deref())?;
+    if fields.position.is_some() || fields.is_retained {
+        let place = fields.position.map(|place| position(py, place)).transpose()?;
+        message.setattr(intern!(py, "_kept"), (place, fields.is_retained))?;
+    }
     Ok(message)
+}
+
+/// Returns a place in a history as an object of the Python class.
+pub(crate) fn position<'py>(py: Python<'py>, place: &Position) -> PyResult<Bound<'py, PyAny>> {
+    classes(py)?.position.bind(py).call1((&place.epoch, place.offset))
 }
 
 fn now() -> f64 {
@@ -151,6 +169,19 @@ pub(crate) fn fresh(
         reply_to: None,
         publication: None,
     })
+}
+
+/// Returns a publication with this id. Its time is filled in when it is sent.
+///
+/// # Errors
+/// As [`from_python`].
+pub(crate) fn publication(
+    message_id: String,
+    app_id: &Bound<'_, PyAny>,
+    channel_id: &Bound<'_, PyAny>,
+    payload: &Bound<'_, PyAny>,
+) -> PyResult<Message> {
+    Ok(Message { message_id, ..fresh(app_id, channel_id, MessageType::Publish, payload)? })
 }
 
 /// Returns the bytes of a payload, with those of its attachments.

@@ -14,6 +14,7 @@ from . import _installed
 if TYPE_CHECKING:
     from .client import FrameworkClient
     from .core import Application, Channel, IPCClient, IPCServer, Message, MessageType
+    from .core import Position as Position
     from .exceptions import ConnectionError, IPCError, RoutingError
     from .exceptions import HandlerError as HandlerError
     from .server import FrameworkServer
@@ -46,11 +47,11 @@ __all__ = [
     "RoutingError",
 ]
 
-#: The modules, each with the names that are taken from there. `HandlerError` and those of `tensors` are this package's
-#: own, and `import *` brings what the published package brought.
+#: The modules, each with the names that are taken from there. `HandlerError`, `Position` and those of `tensors` are this
+#: package's own, and `import *` brings what the published package brought.
 _MODULES = {
     "client": ["FrameworkClient"],
-    "core": ["Application", "Channel", "IPCClient", "IPCServer", "Message", "MessageType"],
+    "core": ["Application", "Channel", "IPCClient", "IPCServer", "Message", "MessageType", "Position"],
     "exceptions": ["ConnectionError", "HandlerError", "IPCError", "RoutingError"],
     "server": ["FrameworkServer"],
     "tensors": ["Tensor", "from_base64"],
@@ -70,4 +71,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> "list[str]":
-    return sorted({*globals(), *__all__, *_MODULES, "HandlerError", "Tensor", "from_base64"})
+    return sorted({*globals(), *__all__, *_MODULES, "HandlerError", "Position", "Tensor", "from_base64"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import dataclasses
 import itertools
 import logging
 import threading
@@ -12,6 +11,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from . import _hub, _native
+from ._events import Event
+from ._topics import Patterns
 from .core import Message
 from .exceptions import IPCError, TimeoutError, closed
 
@@ -34,25 +35,6 @@ READ_BYTES_MAX = 64 << 20
 CATCH_UP_SECONDS_MAX = 1.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """A change of a connection.
-
-    `name` is one of `connected` (again, with everything restored), `leaving` (the server is about to end),
-    `disconnected`, `unreachable` (an attempt to reconnect failed), `refused` and `not_restored` (a subscription or a
-    served channel), `closed` (for good).
-    """
-
-    name: str
-    error: Optional[IPCError] = None
-    #: Number of requests that failed with the connection.
-    unanswered: int = 0
-    #: Upper bound of the publications and notifications that are lost.
-    unconfirmed: int = 0
-    #: Number of messages that wait for the next connection, or, for `closed`, that were never sent.
-    waiting: int = 0
-
-
 class Dispatcher:
     def __init__(self, client: FrameworkClient) -> None:
         # The connection keeps its client alive, see `client._alive`; this thread does not.
@@ -68,6 +50,7 @@ class Dispatcher:
         #: What to call without an answer, and the context of whoever asked, in which it and the callback are called.
         self._asked: Dict[str, Tuple[Optional[Callable[[IPCError], Any]], contextvars.Context]] = {}
         self.listeners: List[Tuple[Callable[[Event], Any], contextvars.Context]] = []
+        self.patterns = Patterns()
         self._waiting: Dict[str, List[_Waiting]] = {}
         self._thread: Optional[threading.Thread] = None
         #: Threads are greenlets, which have to yield where threads block.
@@ -89,6 +72,7 @@ class Dispatcher:
 
     def start(self, native: _native.Client) -> threading.Thread:
         self.is_ending = self._is_cut_off = self._has_ended = False
+        self.patterns.clear()
         self.is_cooperative = native.fileno() >= 0
         self._green = {}
         self.green_streams = weakref.WeakValueDictionary() if self.is_cooperative else None
@@ -283,12 +267,28 @@ class Dispatcher:
         if message.reply_to:
             self._answer(client, message.reply_to, message, None, payload_bytes)
             return
+        self._wake_waiting(message)
+        client.handle_message(message)
+
+    def _matched(
+        self, client: FrameworkClient, message: Message, _bytes: int, number: Optional[int], _conflates: bool
+    ) -> None:
+        self._wake_waiting(message)
+        if number is None:
+            client.handle_message(message)
+            return
+        handler = self.patterns.handler(number)
+        if handler is None:
+            return
+        function, context = handler
+        context.copy().run(function, message)
+
+    def _wake_waiting(self, message: Message) -> None:
         with self.answered:
             waiting = self._waiting.pop(message.channel_id, [])
         for one in waiting:
             one.message = message
             one.arrived.set()
-        client.handle_message(message)
 
     def _answer(
         self,
@@ -320,8 +320,10 @@ class Dispatcher:
             self._marked = max(self._marked, number)
             self.answered.notify_all()
 
-    def _event(self, client: FrameworkClient, name: str, error: Optional[IPCError], *counts: int) -> None:
-        event = Event(name, error, *counts)
+    def _event(
+        self, client: FrameworkClient, name: str, error: Optional[IPCError], counts: Any, of_channel: Any
+    ) -> None:
+        event = Event(name, error, *counts, *of_channel)
         client._noted(event)
         for listener, context in list(self.listeners):
             context.copy().run(listener, event)
@@ -346,23 +348,41 @@ class _Arrived:
     def __init__(self) -> None:
         import queue
 
-        self._items: queue.Queue[Optional[Tuple[Any, ...]]] = queue.Queue()
+        #: Each item is the only element of a list, where a newer one can replace it.
+        self._items: queue.Queue[List[Optional[Tuple[Any, ...]]]] = queue.Queue()
+        self._replaceable: Dict[Tuple[Any, ...], List[Optional[Tuple[Any, ...]]]] = {}
         self._bytes = 0
         self.missed = 0
 
     def put(self, item: Optional[Tuple[Any, ...]]) -> None:
-        if item is not None and item[0] == "message":
-            if self._items.qsize() >= READ_MAX or self._bytes + item[2] > READ_BYTES_MAX:
+        cell = [item]
+        if item is not None and item[0] in ("message", "matched"):
+            key = _key(item)
+            older = self._replaceable.get(key)
+            waiting, replaced = (1, older[0][2]) if older is not None and older[0] is not None else (0, 0)
+            is_full = self._items.qsize() - waiting >= READ_MAX
+            if is_full or self._bytes - replaced + item[2] > READ_BYTES_MAX:
                 self.missed += 1
                 return
-            self._bytes += item[2]
-        self._items.put(item)
+            self._bytes += item[2] - replaced
+            if older is not None:
+                older[0] = item
+                return
+            if key:
+                self._replaceable[key] = cell
+        self._items.put(cell)
 
     def get(self) -> Optional[Tuple[Any, ...]]:
-        item = self._items.get()
-        if item is not None and item[0] == "message":
+        item = self._items.get()[0]
+        if item is not None and item[0] in ("message", "matched"):
             self._bytes -= item[2]
+            self._replaceable.pop(_key(item), None)
         return item
+
+
+def _key(item: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Returns the subscription and the channel of a message, if the newest one of the channel is enough for it."""
+    return (item[3], item[1].channel_id) if item[0] == "matched" and item[4] else ()
 
 
 class GreenWaiter:
@@ -372,7 +392,7 @@ class GreenWaiter:
         self._waiters = waiters
         self._arrived = threading.Event()
         self._asked: Optional[Tuple[_native.Client, str]] = None
-        self._message: Optional[Message] = None
+        self._answer: Any = None
         self._error: Optional[IPCError] = None
 
     @property
@@ -381,21 +401,35 @@ class GreenWaiter:
         return self._asked is not None
 
     def ask(self, native: _native.Client, message: Message, timeout: float, travels: bool) -> None:
-        message_id = message.message_id
+        self.expect(native, message.message_id, lambda: native.ask(message, timeout, travels, None))
+
+    def expect(self, native: _native.Client, message_id: str, send: Callable[[], bool]) -> None:
+        """Calls `send`, which returns whether an answer comes."""
         self._waiters[message_id] = self
         try:
-            if native.ask(message, timeout, travels, None):
+            if send():
                 self._asked = (native, message_id)
         finally:
             if self._asked is None:
                 self._waiters.pop(message_id, None)
 
-    def put(self, message: Optional[Message], error: Optional[IPCError]) -> None:
-        self._message, self._error = message, error
+    def put(self, answer: Any, error: Optional[IPCError]) -> None:
+        self._answer, self._error = answer, error
         self._arrived.set()
 
     def wait(self) -> Optional[Message]:
         """Waits until the answer comes or cannot come any more; None if the time is over."""
+        try:
+            message: Optional[Message] = self.result()
+        except TimeoutError:
+            if self._error is None:
+                # It comes from elsewhere, such as a handler of a signal.
+                raise
+            return None
+        return message
+
+    def result(self) -> Any:
+        """Waits until the answer comes. Raises its error if it cannot come any more, or the time is over."""
         assert self._asked is not None
         native, message_id = self._asked
         try:
@@ -405,6 +439,6 @@ class GreenWaiter:
             self._waiters.pop(message_id, None)
             native.forget(message_id)
             raise
-        if self._error is not None and not isinstance(self._error, TimeoutError):
+        if self._error is not None:
             raise self._error
-        return self._message
+        return self._answer

@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import logging
 import time
-from collections import deque
-from typing import Any, AsyncIterator, Callable, Deque, Dict, Generator, List, Optional, Tuple, TypeVar, Union, overload
-from weakref import WeakValueDictionary, finalize
+from typing import Any, Callable, Dict, Generator, List, Literal, Optional, Tuple, TypeVar, Union, overload
+from weakref import WeakValueDictionary
 
 from . import _installed
 
@@ -32,10 +32,12 @@ _installed.check()
 
 from . import _deadlines, _hub, _lifetime, _native
 from ._aio_streams import Stream
-from ._dispatch import Event
+from ._aio_subscriptions import NewestQueue, Queue, Subscription
+from ._events import Event
 from ._serving import QUEUE_MAX, Service, Services
+from ._topics import check_last, place
 from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
-from .core import Message, MessageType, fresh_id, random_id
+from .core import Message, MessageType, Position, fresh_id, random_id
 from .exceptions import IPCError, TimeoutError, closed
 from .tls import Tls, given
 
@@ -142,9 +144,13 @@ class Client:
         self.request_timeout = request_timeout
         self._native = native
         self._loop = asyncio.get_running_loop()
-        self._requests: Dict[str, asyncio.Future[Message]] = {}
+        self._requests: Dict[str, asyncio.Future[Any]] = {}
         self._streams: WeakValueDictionary[int, Stream] = WeakValueDictionary()
-        self._subscriptions: Dict[str, List[_Queue]] = {}
+        self._subscriptions: Dict[str, List[Queue]] = {}
+        #: Each pattern has a number, which its messages have, too.
+        self._patterns: Dict[str, int] = {}
+        self._pattern_numbers = itertools.count(1)
+        self._matching: Dict[int, List[Queue]] = {}
         self._services = Services()
         self._registrations: List[asyncio.Task[None]] = []
         self._listeners: List[Tuple[Callable[[Event], Any], contextvars.Context]] = []
@@ -182,22 +188,26 @@ class Client:
         is_given = timeout is None or timeout >= 0
         wait, travels = _deadlines.limits(timeout if is_given else self.request_timeout, is_given)
         message = self._message(channel_id, MessageType.REQUEST, payload)
-        message_id = message.message_id
         await self._room(wait)
-        future: asyncio.Future[Message] = self._loop.create_future()
+        asked = self._answer(message.message_id, lambda: self._native.ask(message, wait, travels, None))
+        answer: Message = await asked
+        error = _native.error_of(answer.payload)
+        if error is not None:
+            raise error
+        return answer
+
+    async def _answer(self, message_id: str, send: Callable[[], Any]) -> Any:
+        """Calls `send`, and returns the answer to the message with this id."""
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._requests[message_id] = future
         try:
-            self._native.ask(message, wait, travels, None)
-            answer = await future
+            send()
+            return await future
         except asyncio.CancelledError:
             self._native.forget(message_id)
             raise
         finally:
             self._requests.pop(message_id, None)
-        error = _native.error_of(answer.payload)
-        if error is not None:
-            raise error
-        return answer
 
     def stream(self, channel_id: str, payload: Any = None, *, timeout: Optional[float] = None) -> Stream:
         """Sends a request whose answer comes in parts, and returns an asynchronous iterator over them; each is a
@@ -214,10 +224,58 @@ class Client:
         wait, _ = _deadlines.limits(timeout, True)
         return Stream(self, (fresh_id(), self.app_id, channel_id, payload, wait))
 
-    async def publish(self, channel_id: str, payload: Any) -> None:
-        """Sends a value to all subscribers of the channel."""
+    @overload
+    async def publish(
+        self, channel_id: str, payload: Any, *, retain: bool = False, acknowledged: Literal[False] = False
+    ) -> None: ...
+    @overload
+    async def publish(
+        self,
+        channel_id: str,
+        payload: Any,
+        *,
+        retain: bool = False,
+        acknowledged: Literal[True],
+        timeout: Optional[float] = -1.0,
+    ) -> Optional[Position]: ...
+    async def publish(
+        self,
+        channel_id: str,
+        payload: Any,
+        *,
+        retain: bool = False,
+        acknowledged: bool = False,
+        timeout: Optional[float] = -1.0,
+    ) -> Optional[Position]:
+        """Sends a value to all subscribers of the channel.
+
+        With `retain` the server keeps it as the channel's last value, for those who subscribe later with `last=1`;
+        None as the payload reaches the subscribers, and the server forgets the value. With `acknowledged` this waits
+        until the server has taken it, and returns its place in the channel's history, or None if the channel has none.
+        It raises what `request` raises. If the server does neither, the code is `unsupported`.
+        """
+        if acknowledged:
+            return await self._publish_acknowledged(channel_id, payload, retain, timeout)
         await self._room(self.request_timeout)
-        self._native.post(self.app_id, channel_id, MessageType.PUBLISH, payload)
+        if retain:
+            self._native.retain(fresh_id(), self.app_id, channel_id, payload)
+        else:
+            self._native.post(self.app_id, channel_id, MessageType.PUBLISH, payload)
+        return None
+
+    async def _publish_acknowledged(
+        self, channel_id: str, payload: Any, retain: bool, timeout: Optional[float]
+    ) -> Optional[Position]:
+        is_given = timeout is None or timeout >= 0
+        wait, _ = _deadlines.limits(timeout if is_given else self.request_timeout, is_given)
+        await self._room(wait)
+        message_id = fresh_id()
+
+        def send() -> None:
+            self._native.publish_acknowledged(message_id, self.app_id, channel_id, payload, retain, wait)
+
+        position: Optional[Position] = await self._answer(message_id, send)
+        return position
 
     async def notify(self, channel_id: str, payload: Any) -> None:
         """Sends a value to whoever serves the channel; there is no answer."""
@@ -251,28 +309,74 @@ class Client:
     # Receiving
 
     def subscribe(
-        self, channel_id: str, *, messages_max: int = 65_536, bytes_max: int = 64 << 20
+        self,
+        channel_id: str,
+        *,
+        last: Optional[int] = None,
+        since: Optional[Tuple[str, int]] = None,
+        conflate: bool = False,
+        messages_max: int = 65_536,
+        bytes_max: int = 64 << 20,
     ) -> Subscription:
         """Subscribes at once, and returns the channel's messages as an asynchronous iterator.
 
         The iterator unsubscribes when it is closed, at the end of its `async with`, or when nothing refers to it. At
         most `messages_max` messages, and `bytes_max` bytes of their JSON, wait for a slow reader; later ones are
         dropped and counted by `missed`.
+
+        With `last` the newest publications that the server keeps come first: so many of the channel's history, or its
+        last value. With `since`, a message's `position` or a pair of epoch and offset, all after it come first; the
+        event `resumed` or `gap` says whether any are missing, see `on_event`. With `conflate` only the newest
+        publication of the channel waits for a slow reader, and its `offset` shows what was left out.
+
+        Raises an `IPCError` with the code `unsupported` if the server does none of that, and `already_subscribed` if
+        this client subscribes to the channel already, because what the server keeps is sent once.
         """
-        queue = _Queue(messages_max, bytes_max)
+        check_last(last)
+        begin = place(since)
+        queue = NewestQueue(messages_max, bytes_max) if conflate else Queue(messages_max, bytes_max)
         queues = self._subscriptions.setdefault(channel_id, [])
         queues.append(queue)
-        if len(queues) == 1:
-            try:
-                self._native.subscribe(channel_id)
-            except IPCError:
+        try:
+            self._native.subscribe(channel_id, last, begin, bool(conflate))
+        except BaseException:
+            queues.remove(queue)
+            if not queues:
                 del self._subscriptions[channel_id]
-                raise
+            raise
         if self._ended.is_set():
             queue.end()
-        return Subscription(self, channel_id, queue)
+        return Subscription(channel_id, queue, self._unsubscribe)
 
-    def _unsubscribe(self, channel_id: str, queue: _Queue) -> None:
+    def subscribe_pattern(
+        self,
+        pattern: str,
+        *,
+        last: Optional[int] = None,
+        conflate: bool = False,
+        messages_max: int = 65_536,
+        bytes_max: int = 64 << 20,
+    ) -> Subscription:
+        """Subscribes to all channels that match, and returns their messages, whose `channel_id` says where they were
+        published.
+
+        A pattern has tokens with dots between them: `*` stands for any one token, and `>` at the end for one or more,
+        so that `prices.>` is all below `prices`, and `>` the whole application. A message that matches several patterns
+        comes by each. See `subscribe` for the rest, with `last` publications and the newest one of each channel.
+        """
+        check_last(last)
+        queue = NewestQueue(messages_max, bytes_max) if conflate else Queue(messages_max, bytes_max)
+        known = self._patterns.get(pattern)
+        number = next(self._pattern_numbers) if known is None else known
+        self._native.subscribe_pattern(pattern, number, last, bool(conflate))
+        # What has come meanwhile is taken later.
+        self._patterns[pattern] = number
+        self._matching.setdefault(number, []).append(queue)
+        if self._ended.is_set():
+            queue.end()
+        return Subscription(pattern, queue, self._unsubscribe_pattern)
+
+    def _unsubscribe(self, channel_id: str, queue: Queue) -> None:
         queue.end()
         queues = self._subscriptions.get(channel_id, [])
         if queue in queues:
@@ -280,6 +384,16 @@ class Client:
             if not queues:
                 del self._subscriptions[channel_id]
                 self._native.unsubscribe(channel_id)
+
+    def _unsubscribe_pattern(self, pattern: str, queue: Queue) -> None:
+        queue.end()
+        number = self._patterns.get(pattern, 0)
+        queues = self._matching.get(number, [])
+        if queue in queues:
+            queues.remove(queue)
+            if not queues:
+                del self._patterns[pattern], self._matching[number]
+                self._native.unsubscribe_pattern(pattern)
 
     # Serving
 
@@ -379,27 +493,32 @@ class Client:
         for queue in self._subscriptions.get(message.channel_id, ()):
             queue.put(message, payload_bytes)
 
+    def _on_matched(self, message: Message, payload_bytes: int, number: Optional[int], _conflates: bool) -> None:
+        queues = self._subscriptions.get(message.channel_id, ()) if number is None else self._matching.get(number, ())
+        for queue in queues:
+            queue.put(message, payload_bytes)
+
     def _on_mark(self, number: int) -> None:
         """Does nothing: here nothing waits for one."""
 
-    def _on_answer(self, message_id: str, message: Optional[Message], error: Optional[IPCError]) -> None:
+    def _on_answer(self, message_id: str, answer: Any, error: Optional[IPCError]) -> None:
         future = self._requests.get(message_id)
         if future is None or future.done():
             return
-        if message is not None:
-            future.set_result(message)
-        elif error is not None:
+        if error is not None:
             future.set_exception(error)
+        else:
+            future.set_result(answer)
 
     def _on_ready(self, number: int) -> None:
         stream = self._streams.get(number)
         if stream is not None:
             stream._wake()
 
-    def _on_event(self, name: str, error: Optional[IPCError], unanswered: int, unconfirmed: int, waiting: int) -> None:
-        event = Event(name, error, unanswered, unconfirmed, waiting)
+    def _on_event(self, name: str, error: Optional[IPCError], counts: Any, of_channel: Any) -> None:
+        event = Event(name, error, *counts, *of_channel)
         level = logging.ERROR if name == "closed" and error is not None else logging.INFO
-        logger.log(level, "%s%s", name, f": {error}" if error else "")
+        logger.log(event.level if name in ("gap", "looks_like_pattern") else level, "%s", event)
         for listener, context in list(self._listeners):
             try:
                 context.copy().run(listener, event)
@@ -409,7 +528,7 @@ class Client:
             self._end()
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
-        """Calls `listener` with every change of the connection."""
+        """Calls `listener` with every change of the connection and of its subscriptions, see `Event`."""
         self._listeners.append((listener, contextvars.copy_context()))
 
     # The end
@@ -461,7 +580,7 @@ class Client:
                 future.set_exception(closed())
         for stream in list(self._streams.values()):
             stream._wake()
-        for queues in self._subscriptions.values():
+        for queues in (*self._subscriptions.values(), *self._matching.values()):
             for queue in queues:
                 queue.end()
 
@@ -473,75 +592,3 @@ class Client:
     def _left_behind(self) -> None:
         self._is_parents = True
         self._native.leave_to_parent()
-
-
-class _Queue:
-    """The messages that wait for one reader."""
-
-    def __init__(self, messages_max: int, bytes_max: int) -> None:
-        self._messages: Deque[Tuple[Message, int]] = deque()
-        self._messages_max = messages_max
-        self._bytes = 0
-        self._bytes_max = bytes_max
-        self.missed = 0
-        self.arrived = asyncio.Event()
-        self.has_ended = False
-
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    def put(self, message: Message, payload_bytes: int) -> None:
-        # A message that is larger than the bound can only be read alone.
-        has_room = self._bytes + payload_bytes <= self._bytes_max or not self._messages
-        if has_room and len(self._messages) < self._messages_max:
-            self._messages.append((message, payload_bytes))
-            self._bytes += payload_bytes
-            self.arrived.set()
-        else:
-            self.missed += 1
-
-    def pop(self) -> Message:
-        message, payload_bytes = self._messages.popleft()
-        self._bytes -= payload_bytes
-        return message
-
-    def end(self) -> None:
-        self.has_ended = True
-        self.arrived.set()
-
-
-class Subscription(AsyncIterator[Message]):
-    """The messages of a channel, made by `Client.subscribe`. It ends with the client."""
-
-    def __init__(self, client: Client, channel_id: str, queue: _Queue) -> None:
-        self.channel_id = channel_id
-        self._queue = queue
-        self._close = finalize(self, client._unsubscribe, channel_id, queue)
-        self._close.atexit = False  # type: ignore[misc, unused-ignore]  # some stubs have no such slot
-
-    @property
-    def missed(self) -> int:
-        """The number of messages that were dropped because too many waited."""
-        return self._queue.missed
-
-    def close(self) -> None:
-        """Unsubscribes, unless the client has another subscription to the channel."""
-        self._close()
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Message:
-        queue = self._queue
-        while not queue:
-            if queue.has_ended:
-                raise StopAsyncIteration
-            queue.arrived.clear()
-            await queue.arrived.wait()
-        return queue.pop()
-
-    async def __aenter__(self) -> Subscription:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()

@@ -11,16 +11,17 @@ import logging
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Set, Tuple, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Literal, Optional, Set, Tuple, TypeVar, Union, overload
 
-from . import _deadlines, _hub, _lifetime, _native
+from . import _deadlines, _hub, _lifetime, _native, _topics
 from ._deadlines import Default
-from ._dispatch import Dispatcher, Event
+from ._dispatch import Dispatcher
+from ._events import Event
 from ._logs import flag, print_log
 from ._serving import QUEUE_MAX, Services
 from ._streams import Stream
 from ._threads import wait_for
-from .core import IPCClient, Message, MessageType, fresh_id, random_id
+from .core import IPCClient, Message, MessageType, Position, fresh_id, random_id
 from .exceptions import ConnectionError, IPCError, TimeoutError
 from .tls import Tls, given
 
@@ -410,11 +411,37 @@ class FrameworkClient(IPCClient):
         finally:
             self._asking.__dict__.pop("send", None)
 
-    def publish(self, channel_id: str, data: Any) -> str:
+    @overload
+    def publish(
+        self, channel_id: str, data: Any, *, retain: bool = False, acknowledged: Literal[False] = False
+    ) -> str: ...
+    @overload
+    def publish(
+        self, channel_id: str, data: Any, *, retain: bool = False, acknowledged: Literal[True], timeout: float = ...
+    ) -> Optional[Position]: ...
+    def publish(
+        self,
+        channel_id: str,
+        data: Any,
+        *,
+        retain: bool = False,
+        acknowledged: bool = False,
+        timeout: float = Default(5.0),
+    ) -> Union[str, Optional[Position]]:
         """Publishes data to the subscribers of a channel. Returns the message's id.
 
         Publications that follow one another closely leave together, up to a tenth of a millisecond later.
+
+        With `retain` the server keeps it as the channel's last value, for those who subscribe later with `last=1`;
+        None as the data reaches the subscribers, and the server forgets the value. With `acknowledged` this waits, for
+        `timeout` seconds, until the server has taken it, and returns its place in the channel's history, or None if the
+        channel has none. It raises what the server answers, `TimeoutError` without an answer in time, and
+        `ConnectionError` if the connection is lost. If the server does neither, the code is `unsupported`.
         """
+        if acknowledged:
+            return _topics.publish_acknowledged(self, channel_id, data, retain, timeout)
+        if retain:
+            return _topics.retain(self, channel_id, data)
         return self._post(channel_id, MessageType.PUBLISH, data)
 
     def notify(self, channel_id: str, data: Any) -> str:
@@ -451,6 +478,50 @@ class FrameworkClient(IPCClient):
 
     # Receiving
 
+    def subscribe(
+        self,
+        channel_id: str,
+        handler: Optional[Handler] = None,
+        *,
+        last: Optional[int] = None,
+        since: Optional[Tuple[str, int]] = None,
+        conflate: bool = False,
+    ) -> bool:
+        """Subscribes to a channel, and sets the handler of its messages.
+
+        With `last` the newest publications that the server keeps come first: so many of the channel's history, or its
+        last value. With `since`, a message's `position` or a pair of epoch and offset, all after it come first; the
+        event `resumed` or `gap` says whether any are missing, see `on_event`. With `conflate` only the newest
+        publication of the channel waits for a handler that is too slow, and its `offset` shows what was left out.
+
+        Raises an `IPCError` with the code `unsupported` if the server does none of that, and `already_subscribed` if
+        this client subscribes to the channel already, because what the server keeps is sent once.
+        """
+        if last is None and since is None and not conflate:
+            return super().subscribe(channel_id, handler)
+        _topics.subscribe(self, channel_id, handler, last, since, conflate)
+        return True
+
+    def subscribe_pattern(
+        self, pattern: str, handler: Handler, *, last: Optional[int] = None, conflate: bool = False
+    ) -> bool:
+        """Subscribes to all channels that match, and calls `handler` with their messages, whose `channel_id` says
+        where they were published.
+
+        A pattern has tokens with dots between them: `*` stands for any one token, and `>` at the end for one or more,
+        so that `prices.>` is all below `prices`, and `>` the whole application. The same pattern again replaces its
+        handler. A message that matches several patterns is given to each handler. See `subscribe` for the rest, with
+        `last` publications and the newest one of each channel.
+        """
+        _topics.check_last(last)
+        self._dispatcher.patterns.subscribe(_topics.ready(self), pattern, handler, last, bool(conflate))
+        return True
+
+    def unsubscribe_pattern(self, pattern: str) -> bool:
+        """Ends the subscription to a pattern, and removes its handler."""
+        self._dispatcher.patterns.unsubscribe(_topics.ready(self), pattern)
+        return True
+
     def create_channel_handler(self, channel_id: str, handler: Handler) -> None:
         """Sets the handler of the channel's messages. This does not subscribe."""
         self._set_handler(channel_id, handler)
@@ -468,7 +539,7 @@ class FrameworkClient(IPCClient):
         return self._dispatcher.wait_for_message(self._native, channel_id, timeout)
 
     def on_event(self, listener: Callable[[Event], Any]) -> None:
-        """Calls `listener` with every change of the connection."""
+        """Calls `listener` with every change of the connection and of its subscriptions, see `Event`."""
         self._dispatcher.listeners.append((listener, contextvars.copy_context()))
 
     @property
@@ -561,6 +632,7 @@ class FrameworkClient(IPCClient):
             "host": self.host,
             "port": self.port,
             "subscribed_channels": list(self.message_handlers),
+            "subscribed_patterns": self._dispatcher.patterns.names(),
             **({} if native is None else native.info()),
         }
 
@@ -588,8 +660,7 @@ class FrameworkClient(IPCClient):
             self._services.close()
             self._ended.set()
         else:
-            level = logging.INFO if event.name in ("leaving", "unreachable") else logging.WARNING
-            logger.log(level, "%s%s", event.name, text)
+            logger.log(event.level, "%s", event)
 
     def _end_with_process(self) -> None:
         self.close(timeout=min(self.connection_timeout, EXIT_TIMEOUT))

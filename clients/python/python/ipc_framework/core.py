@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple, TypeVar
 
 if TYPE_CHECKING:
     from ._cancelled import Cancelled
@@ -81,12 +81,22 @@ class MessageType(Enum):
     PUBLISH = "publish"
 
 
+class Position(NamedTuple):
+    """A place in a channel's history, which the server gives every publication of a channel that has one."""
+
+    #: The name of the history. It is another one whenever the history begins anew, as after a restart of the server.
+    epoch: str
+    #: The number of the publication, from 1. The place before the first one is 0.
+    offset: int
+
+
 @dataclass
 class Message:
     """One message. An empty id and a zero timestamp are filled in."""
 
-    # `_origin` is the sender, which is not a field and is not copied: see `_native.Origin`.
-    __slots__ = ("__dict__", "__weakref__", "_origin")
+    # `_origin` is the sender, which is not a field and is not copied: see `_native.Origin`. `_kept` is the place of a
+    # publication in its channel's history, and whether it is the channel's last value.
+    __slots__ = ("__dict__", "__weakref__", "_origin", "_kept")
 
     message_id: str
     app_id: str
@@ -117,6 +127,31 @@ class Message:
         origin = getattr(self, "_origin", None)
         return Cancelled(Never() if origin is None else origin.cancelled())
 
+    @property
+    def position(self) -> Optional[Position]:
+        """The place of a received publication in its channel's history; None if the server keeps none. A later
+        ``subscribe`` goes on behind it with ``since=message.position``."""
+        position: Optional[Position] = getattr(self, "_kept", _NOT_KEPT)[0]
+        return position
+
+    @property
+    def epoch(self) -> Optional[str]:
+        """The name of the history in which a received publication has its place, see `position`."""
+        position = self.position
+        return None if position is None else position.epoch
+
+    @property
+    def offset(self) -> Optional[int]:
+        """The number of a received publication in its channel's history, see `position`."""
+        position = self.position
+        return None if position is None else position.offset
+
+    @property
+    def retained(self) -> bool:
+        """True for a received publication that the server was to keep as its channel's last value."""
+        retained: bool = getattr(self, "_kept", _NOT_KEPT)[1]
+        return retained
+
     def create_response(self, payload: Any) -> Message:
         """Returns the answer to this message."""
         response = Message(
@@ -134,8 +169,9 @@ class Message:
             setattr(response, "_origin", origin)
         return response
 
-    def __getstate__(self) -> Dict[str, Any]:
-        return self.__dict__
+    def __getstate__(self) -> Any:
+        kept = getattr(self, "_kept", None)
+        return self.__dict__ if kept is None else (self.__dict__, {"_kept": kept})
 
     def to_dict(self) -> Dict[str, Any]:
         """Returns the seven fields as on the wire."""
@@ -156,6 +192,10 @@ class Message:
     def from_json(cls, json_str: str) -> Message:
         """Returns the message of a JSON text."""
         return cls.from_dict(json.loads(json_str))
+
+
+#: What a message has that is no publication of a channel of which the server keeps something.
+_NOT_KEPT: Tuple[Optional[Position], bool] = (None, False)
 
 
 class Channel:

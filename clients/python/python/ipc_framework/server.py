@@ -10,7 +10,7 @@ import threading
 import time
 import types
 import weakref
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, TypedDict, Union
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, Sequence, TypedDict, Union
 
 from . import _deadlines, _hub, _native, _running
 from . import _lifetime as _lifetime  # For the end of the process, and for forked children.
@@ -45,6 +45,24 @@ class Limits(TypedDict, total=False):
     drain_timeout: float
 
 
+class _Channels(TypedDict):
+    app: str
+    channel: str
+
+
+class History(_Channels, total=False):
+    """The channels of an application of which the server keeps the newest publications, and how many.
+
+    `channel` is an id, or a pattern as clients subscribe to it. At most `messages` (1,000) and `bytes` (4 MiB) of a
+    channel are kept, for `age` seconds or, by default, as long as there is room. Of several that match a channel the
+    first one counts.
+    """
+
+    messages: int
+    bytes: int
+    age: Optional[float]
+
+
 class FrameworkServer(IPCServer):
     """A server that listens on TCP, on a Unix socket, or on both.
 
@@ -67,6 +85,8 @@ class FrameworkServer(IPCServer):
         queue_max: int = 65_536,
         spin: Optional[float] = None,
         limits: Optional[Limits] = None,
+        histories: Sequence[History] = (),
+        retained_max: Optional[int] = None,
         daemon: Optional[bool] = None,
         verbose: Optional[bool] = None,
     ) -> None:
@@ -82,6 +102,10 @@ class FrameworkServer(IPCServer):
             ``limit_exceeded``
         :param spin: seconds for which the loop stays awake after work; ``math.inf`` for always, 0
             for never
+        :param histories: channels whose newest publications are kept, for those who subscribe with ``last`` or
+            ``since``, and for subscribers that reconnect; see :class:`History`
+        :param retained_max: bytes of all last values together, which publications with ``retain`` leave, 64 MiB by
+            default
         :param daemon: let the process end while the server runs. By default it may end, as with
             the published server, unless ``start()`` is the last line of the program
         :param verbose: print what the published server prints; by default taken from the variable
@@ -103,6 +127,8 @@ class FrameworkServer(IPCServer):
             "tokens": dict(tokens or {}),
             "insecure": flag("IPC_FRAMEWORK_INSECURE") if insecure is None else insecure,
             "spin": spin,
+            "histories": list(histories),
+            "retained_max": retained_max,
         }
         self._limits: Dict[str, Any] = dict(limits or {})
         self._workers = workers
@@ -565,4 +591,4 @@ class FrameworkServer(IPCServer):
             )
 
 
-__all__ = ["ConnectionError", "FrameworkServer", "Limits"]
+__all__ = ["ConnectionError", "FrameworkServer", "History", "Limits"]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{Error, Execution};
+use ipc_framework::client::{Error, Execution, Position};
 use ipc_framework::{ErrorCode, Message};
 
 use super::errors::Failure;
-use super::inbox::{Inbox, Item};
+use super::inbox::{Answer, Inbox, Item};
 use super::waiter::Room;
 
 /// Where an answer goes.
@@ -43,16 +43,28 @@ impl Asked {
     pub(super) fn take(self, answer: Result<Message, Error>) {
         let answer = match answer {
             Ok(message) => match self.own_deadline(&message) {
-                Some(error) => Err(Failure::from(&error)),
-                None => Ok(message),
+                Some(error) => Err(error),
+                None => Ok(Answer::Message(message)),
             },
-            Err(Error::Lost { execution: Execution::Possible, .. })
+            Err(error) => Err(error),
+        };
+        self.settle(answer);
+    }
+
+    /// Takes the place of a publication in its channel's history.
+    pub(super) fn take_place(self, place: Result<Option<Position>, Error>) {
+        self.settle(place.map(Answer::Place));
+    }
+
+    fn settle(&self, answer: Result<Answer, Error>) {
+        let answer = answer.map_err(|error| match error {
+            Error::Lost { execution: Execution::Possible, .. }
                 if self.is_ending.load(Ordering::SeqCst) =>
             {
-                Err(Failure::of_closed())
+                Failure::of_closed()
             }
-            Err(error) => Err(Failure::from(&error)),
-        };
+            error => Failure::from(&error),
+        });
         match &self.place {
             Place::Room(room) => room.fill(answer),
             Place::Inbox(inbox, message_id) => {

@@ -39,6 +39,8 @@ impl From<&Error> for Failure {
                 };
             }
             Error::BadId { .. } => ("ChannelError", "bad_id"),
+            Error::BadPattern { .. } => ("ChannelError", "bad_pattern"),
+            Error::AlreadySubscribed { .. } => ("ChannelError", "already_subscribed"),
             Error::NotJson(_) => ("SerializationError", "not_json"),
             Error::TooLarge { .. } => ("SerializationError", "too_large"),
             Error::BadAttachments { .. } => ("SerializationError", "undecodable"),

@@ -1,13 +1,13 @@
 //! The items that a connection receives, on their way from the client's thread to Python.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use ipc_framework::Message;
-use ipc_framework::client::Event;
+use ipc_framework::client::{Event, Position};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 
@@ -26,21 +26,45 @@ const BATCH_MAX: usize = 256;
 pub(super) enum Item {
     /// A message that is not an answer for which something waits.
     Message(Message),
+    Matched(Matched),
     Answer {
         message_id: String,
-        answer: Result<Message, Failure>,
+        answer: Result<Answer, Failure>,
     },
     /// The stream with this number may have a part.
     Ready(u64),
     /// Everything that came before it was handed out.
     Mark(u64),
-    Event {
-        name: &'static str,
-        error: Option<Failure>,
-        unanswered: usize,
-        unconfirmed: u64,
-        waiting: usize,
-    },
+    Event(Box<Change>),
+}
+
+/// A publication of a subscription that is no plain one.
+pub(super) struct Matched {
+    pub(super) message: Message,
+    /// The number of the pattern, if it is one.
+    pub(super) number: Option<u64>,
+    /// Only the newest one of each channel is wanted.
+    pub(super) conflates: bool,
+}
+
+pub(super) enum Answer {
+    Message(Message),
+    /// The place of a publication that the server has taken.
+    Place(Option<Position>),
+}
+
+/// An event of the connection or of a subscription.
+#[derive(Default)]
+pub(super) struct Change {
+    name: &'static str,
+    error: Option<Failure>,
+    unanswered: usize,
+    unconfirmed: u64,
+    waiting: usize,
+    channel_id: Option<String>,
+    seen: Option<Position>,
+    newest: Option<Position>,
+    missed: Option<u64>,
 }
 
 /// The queue of items. For event loops it makes a descriptor readable.
@@ -53,6 +77,10 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct Waiting {
     items: VecDeque<Item>,
+    /// Number of items that were taken before those that wait.
+    taken: u64,
+    /// Numbers of the publications that a newer one of the same channel replaces.
+    replaceable: HashMap<(Option<u64>, String), u64>,
     bytes: usize,
     missed: u64,
     is_closed: bool,
@@ -76,17 +104,23 @@ impl Inbox {
     /// own.
     pub(super) fn put(&self, item: Item) {
         let mut waiting = self.lock();
-        let bytes = item.bytes();
-        let is_full = waiting.items.len() >= MESSAGES_MAX || waiting.bytes + bytes > BYTES_MAX;
         if waiting.is_closed {
             return;
         }
-        if is_full && matches!(item, Item::Message(_)) {
+        let item = match item {
+            Item::Matched(matched) if matched.conflates => match waiting.replace(matched) {
+                Some(item) => item,
+                None => return,
+            },
+            item => item,
+        };
+        let bytes = item.bytes();
+        let is_full = waiting.items.len() >= MESSAGES_MAX || waiting.bytes + bytes > BYTES_MAX;
+        if is_full && matches!(item, Item::Message(_) | Item::Matched(_)) {
             waiting.missed += 1;
             return;
         }
-        waiting.bytes += bytes;
-        waiting.items.push_back(item);
+        waiting.push(item, bytes);
         let is_first = waiting.items.len() == 1;
         drop(waiting);
         if is_first {
@@ -102,7 +136,10 @@ impl Inbox {
 
     /// Drops the items that were not taken.
     pub(super) fn discard(&self) {
-        let dropped = std::mem::take(&mut self.lock().items);
+        let mut waiting = self.lock();
+        let dropped = std::mem::take(&mut waiting.items);
+        waiting.replaceable.clear();
+        drop(waiting);
         drop(dropped);
     }
 
@@ -131,7 +168,9 @@ impl Inbox {
             }
             waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        Some(waiting.batch())
+        // What a batch has is replaced no more, while slow handlers are called with it.
+        let first = waiting.items.iter().take(BATCH_MAX).position(Item::conflates);
+        Some(waiting.batch(first.map_or(BATCH_MAX, |at| at + 1)))
     }
 
     /// Takes available items, for an event loop whose descriptor became readable; `None` at the
@@ -145,7 +184,7 @@ impl Inbox {
         if waiting.is_closed && waiting.items.is_empty() {
             return None;
         }
-        let batch = waiting.batch();
+        let batch = waiting.batch(BATCH_MAX);
         let is_left = !waiting.items.is_empty();
         drop(waiting);
         if is_left {
@@ -157,46 +196,110 @@ impl Inbox {
 }
 
 impl Waiting {
-    fn batch(&mut self) -> Vec<Item> {
-        let count = self.items.len().min(BATCH_MAX);
+    fn push(&mut self, item: Item, bytes: usize) {
+        if let Item::Matched(matched) = &item
+            && matched.conflates
+        {
+            let number = self.taken + self.items.len() as u64;
+            self.replaceable.insert(matched.key(), number);
+        }
+        self.bytes += bytes;
+        self.items.push_back(item);
+    }
+
+    /// Puts a publication in the place of an older one of its channel. Returns it if none waits.
+    fn replace(&mut self, newer: Matched) -> Option<Item> {
+        let older = self.replaceable.get(&newer.key()).and_then(|number| {
+            let at = usize::try_from(number.checked_sub(self.taken)?).ok()?;
+            self.items.get_mut(at)
+        });
+        let newer = Item::Matched(newer);
+        let Some(older) = older else { return Some(newer) };
+        let bytes = self.bytes.saturating_sub(older.bytes()) + newer.bytes();
+        if bytes > BYTES_MAX {
+            self.missed += 1;
+            return None;
+        }
+        self.bytes = bytes;
+        *older = newer;
+        None
+    }
+
+    fn batch(&mut self, count_max: usize) -> Vec<Item> {
+        let count = self.items.len().min(count_max);
         let batch: Vec<Item> = self.items.drain(..count).collect();
+        self.taken += count as u64;
         let bytes: usize = batch.iter().map(Item::bytes).sum();
         self.bytes = self.bytes.saturating_sub(bytes);
+        if !self.replaceable.is_empty() {
+            for item in &batch {
+                if let Item::Matched(matched) = item {
+                    self.replaceable.remove(&matched.key());
+                }
+            }
+        }
         batch
     }
 }
 
+impl Matched {
+    fn key(&self) -> (Option<u64>, String) {
+        (self.number, self.message.channel_id.clone())
+    }
+}
+
+impl Answer {
+    pub(super) fn into_py(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+        match self {
+            Self::Message(message) => message::to_python(py, &(&message).into()).map(Some),
+            Self::Place(None) => Ok(None),
+            Self::Place(Some(place)) => message::position(py, &place).map(Some),
+        }
+    }
+}
+
 impl Item {
+    fn conflates(&self) -> bool {
+        matches!(self, Self::Matched(Matched { conflates: true, .. }))
+    }
+
     fn bytes(&self) -> usize {
         let of = |message: &Message| payload_bytes(&message.payload) + MESSAGE_BYTES;
         match self {
-            Self::Message(message) | Self::Answer { answer: Ok(message), .. } => of(message),
-            Self::Answer { .. } | Self::Ready(_) | Self::Mark(_) | Self::Event { .. } => {
-                MESSAGE_BYTES
-            }
+            Self::Message(message)
+            | Self::Matched(Matched { message, .. })
+            | Self::Answer { answer: Ok(Answer::Message(message)), .. } => of(message),
+            Self::Answer { .. } | Self::Ready(_) | Self::Mark(_) | Self::Event(_) => MESSAGE_BYTES,
         }
     }
 
     /// Returns the item as a tuple of its kind and its parts.
     pub(super) fn into_py<'py>(self, inside: &Inside<'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = inside.py();
-        let event = |name: &str, error: Option<Failure>, unanswered, unconfirmed, waiting| {
-            let error = error.map(|error| error.into_py(py).into_value(py));
-            ("event", name, error, unanswered, unconfirmed, waiting).into_bound_py_any(py)
-        };
         let bytes = self.bytes();
+        let undecodable = |error: &PyErr| {
+            let error = Some(Failure::of_payload(error));
+            Change { name: "undecodable", error, ..Change::default() }.into_py(py)
+        };
         match self {
             Self::Message(message) => match message::to_python(py, &(&message).into()) {
                 Ok(message) => ("message", message, bytes).into_bound_py_any(py),
-                Err(error) => event("undecodable", Some(Failure::of_payload(&error)), 0, 0, 0),
+                Err(error) => undecodable(&error),
             },
+            Self::Matched(Matched { message, number, conflates }) => {
+                match message::to_python(py, &(&message).into()) {
+                    Ok(message) => {
+                        ("matched", message, bytes, number, conflates).into_bound_py_any(py)
+                    }
+                    Err(error) => undecodable(&error),
+                }
+            }
             Self::Answer { message_id, answer } => {
-                let answer = answer.and_then(|message| {
-                    message::to_python(py, &(&message).into())
-                        .map_err(|error| Failure::of_payload(&error))
+                let answer = answer.and_then(|answer| {
+                    answer.into_py(py).map_err(|error| Failure::of_payload(&error))
                 });
                 match answer {
-                    Ok(message) => ("answer", message_id, message, py.None()).into_bound_py_any(py),
+                    Ok(answer) => ("answer", message_id, answer, py.None()).into_bound_py_any(py),
                     Err(error) => {
                         let error = error.into_py(py).into_value(py);
                         ("answer", message_id, py.None(), error).into_bound_py_any(py)
@@ -205,37 +308,64 @@ impl Item {
             }
             Self::Ready(number) => ("ready", number).into_bound_py_any(py),
             Self::Mark(number) => ("mark", number).into_bound_py_any(py),
-            Self::Event { name, error, unanswered, unconfirmed, waiting } => {
-                event(name, error, unanswered, unconfirmed, waiting)
-            }
+            Self::Event(change) => change.into_py(py),
         }
+    }
+}
+
+impl Change {
+    fn into_py(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        let place =
+            |place: Option<Position>| place.map(|place| message::position(py, &place)).transpose();
+        let error = self.error.map(|error| error.into_py(py).into_value(py));
+        let (seen, newest) = (place(self.seen)?, place(self.newest)?);
+        let Self { name, unanswered, unconfirmed, waiting, channel_id, missed, .. } = self;
+        let counts = (unanswered, unconfirmed, waiting);
+        let of_channel = (channel_id, seen, newest, missed);
+        ("event", name, error, counts, of_channel).into_bound_py_any(py)
     }
 }
 
 impl From<&Event> for Item {
     fn from(event: &Event) -> Self {
-        let (mut unanswered, mut unconfirmed, mut waiting) = (0, 0, 0);
-        let (name, error) = match event {
-            Event::Connected { .. } => ("connected", None),
-            Event::Leaving => ("leaving", None),
-            Event::Disconnected {
-                error,
-                unanswered: requests,
-                unconfirmed: sent,
-                waiting: held,
-            } => {
-                (unanswered, unconfirmed, waiting) = (*requests, *sent, *held);
-                ("disconnected", Some(error))
-            }
-            Event::Unreachable { error, .. } => ("unreachable", Some(error)),
-            Event::Refused { error, .. } => ("refused", Some(error)),
-            Event::NotRestored { error, .. } => ("not_restored", Some(error)),
-            Event::Closed { error, unsent } => {
-                waiting = *unsent;
-                ("closed", error.as_ref())
-            }
-            _ => ("other", None),
+        let mut change = Change::default();
+        let mut note = |name, error: Option<&_>, channel_id: Option<&String>| {
+            change.name = name;
+            change.error = error.map(Failure::from);
+            change.channel_id = channel_id.cloned();
         };
-        Self::Event { name, error: error.map(Failure::from), unanswered, unconfirmed, waiting }
+        match event {
+            Event::Connected { .. } => note("connected", None, None),
+            Event::Leaving => note("leaving", None, None),
+            Event::Disconnected { error, unanswered, unconfirmed, waiting } => {
+                note("disconnected", Some(error), None);
+                change.unanswered = *unanswered;
+                change.unconfirmed = *unconfirmed;
+                change.waiting = *waiting;
+            }
+            Event::Unreachable { error, .. } => note("unreachable", Some(error), None),
+            Event::Refused { channel_id, error, .. } => {
+                note("refused", Some(error), Some(channel_id));
+            }
+            Event::NotRestored { channel_id, error } => {
+                note("not_restored", Some(error), Some(channel_id));
+            }
+            Event::Resumed { channel_id } => note("resumed", None, Some(channel_id)),
+            Event::Gap { channel_id, seen, newest, missed } => {
+                note("gap", None, Some(channel_id));
+                change.seen.clone_from(seen);
+                change.newest.clone_from(newest);
+                change.missed = *missed;
+            }
+            Event::LooksLikePattern { channel_id } => {
+                note("looks_like_pattern", None, Some(channel_id));
+            }
+            Event::Closed { error, unsent } => {
+                note("closed", error.as_ref(), None);
+                change.waiting = *unsent;
+            }
+            _ => note("other", None, None),
+        }
+        Self::Event(Box::new(change))
     }
 }

@@ -3,32 +3,29 @@
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ipc_framework::Message;
 use ipc_framework::client::{RequestId, WeakClient};
 use pyo3::prelude::*;
 
 use super::errors::{Failure, undecodable};
+use super::inbox::Answer;
 use crate::inside::{Inside, SIGNALS};
-use crate::message;
-
-type Answer = Result<Message, Failure>;
 
 /// A place for the answer to one request.
 #[derive(Default)]
 pub(super) struct Room {
-    answer: Mutex<Option<Answer>>,
+    answer: Mutex<Option<Result<Answer, Failure>>>,
     filled: Condvar,
 }
 
 impl Room {
-    pub(super) fn fill(&self, answer: Answer) {
+    pub(super) fn fill(&self, answer: Result<Answer, Failure>) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         self.filled.notify_one();
     }
 
-    fn wait(&self, longest: Duration) -> Option<Answer> {
+    fn wait(&self, longest: Duration) -> Option<Result<Answer, Failure>> {
         let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_empty = |answer: &mut Option<Answer>| answer.is_none();
+        let is_empty = |answer: &mut Option<_>| answer.is_none();
         let woken = self.filled.wait_timeout_while(answer, longest, is_empty);
         woken.unwrap_or_else(PoisonError::into_inner).0.take()
     }
@@ -65,17 +62,31 @@ impl Waiter {
     /// See [`wait`](Self::wait).
     pub(super) fn answer<'py>(&self, inside: &Inside<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = inside.py();
+        match self.settled(inside)? {
+            Ok(answer) => answer.into_py(py).map_err(|error| undecodable(py, error)),
+            Err(failure) if failure.is_deadline() => Ok(None),
+            Err(failure) => Err(failure.into_py(py)),
+        }
+    }
+
+    /// Blocks until the server has taken a publication. Returns its place, if it has one.
+    pub(super) fn wait_for_place<'py>(
+        &self,
+        inside: &Inside<'py>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = inside.py();
+        match self.settled(inside)? {
+            Ok(answer) => answer.into_py(py),
+            Err(failure) => Err(failure.into_py(py)),
+        }
+    }
+
+    fn settled(&self, inside: &Inside<'_>) -> PyResult<Result<Answer, Failure>> {
         loop {
             if let Some(answer) = inside.detached(|| self.room.wait(SIGNALS)) {
-                return match answer {
-                    Ok(message) => message::to_python(py, &(&message).into())
-                        .map(Some)
-                        .map_err(|error| undecodable(py, error)),
-                    Err(failure) if failure.is_deadline() => Ok(None),
-                    Err(failure) => Err(failure.into_py(py)),
-                };
+                return Ok(answer);
             }
-            if let Err(interrupt) = py.check_signals() {
+            if let Err(interrupt) = inside.py().check_signals() {
                 if let Some((client, request)) = self.asked.get()
                     && let Some(client) = client.upgrade()
                 {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipc_framework::{Config, Limits, Spin, Token, UnixSocket};
+use ipc_framework::{Config, HistoryRule, Limits, Spin, Token, UnixSocket};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 
 use crate::errors;
 
@@ -52,6 +52,12 @@ pub(super) fn read(
     for (name, value) in limits {
         set_limit(&mut config.limits, &name.extract::<String>()?, &value)?;
     }
+    let retained_max: Option<usize> = option(options, "retained_max", "a number of bytes")?;
+    if let Some(retained_max) = retained_max {
+        config.limits.retained_bytes_max = retained_max;
+    }
+    let histories: Bound<'_, PyList> = option(options, "histories", "a list of dictionaries")?;
+    config.limits.histories = histories.iter().map(|one| history(&one)).collect::<PyResult<_>>()?;
     let queue_max = option(options, "queue_max", "a number from 1 on")?;
     if queue_max == 0 {
         return Err(PyValueError::new_err("queue_max is a number from 1 on, not 0"));
@@ -88,6 +94,39 @@ where
         let given =
             if name.starts_with("token") { value.get_type().into_any() } else { value.clone() };
         PyTypeError::new_err(format!("{name} is {what}, not {given:?}"))
+    })
+}
+
+/// Reads one of the dictionaries of `histories`.
+fn history(given: &Bound<'_, PyAny>) -> PyResult<HistoryRule> {
+    let given = given.cast::<PyDict>().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "a history is a dictionary with app and channel, not {given:?}"
+        ))
+    })?;
+    let named = |name: &str, what: &str| -> PyResult<String> {
+        let value = given.get_item(name)?.ok_or_else(|| {
+            PyTypeError::new_err(format!("the history {given:?} lacks {name}, which is {what}"))
+        })?;
+        extract(name, &value, what)
+    };
+    let rule = HistoryRule::new(
+        named("app", "the id of an application")?,
+        named("channel", "the id of a channel, or a pattern")?,
+    );
+    given.iter().try_fold(rule, |rule, (name, value)| {
+        Ok(match name.extract::<String>()?.as_str() {
+            "app" | "channel" => rule,
+            "messages" => rule.messages(extract("messages", &value, "a number from 1 on")?),
+            "bytes" => rule.bytes(extract("bytes", &value, "a number of bytes from 1 on")?),
+            "age" if value.is_none() => rule.age(None),
+            "age" => rule.age(duration("age", extract("age", &value, SECONDS)?)?),
+            unknown => {
+                return Err(PyTypeError::new_err(format!(
+                    "a history has no {unknown:?}; it has app, channel, messages, bytes and age"
+                )));
+            }
+        })
     })
 }
 
