@@ -22,8 +22,8 @@ class Subscription extends ContextEmitter {
   /**
    * @param {string} name the channel or the pattern
    * @param {object} options what callers give, and `isPattern`, `isLenient`, `onMessage`, `onStart`, `onGap`, `onEnd`,
-   *   `onDrop`, `onError`, `onTold`. A lenient one takes what a server without the extension `topic` has; `onStart` gets
-   *   the place from which it begins, and the number of kept messages that follow
+   *   `onDrop`, `onError`, `onTold`. A lenient one takes what a server without the extension `topic` has; `onStart`
+   *   gets the place from which it begins, and the number of kept messages that follow
    */
   constructor(name, options) {
     super({ captureRejections: true });
@@ -60,6 +60,8 @@ class Subscription extends ContextEmitter {
     this.buffered = [];
     this.bufferedBytes = 0;
     this.first = 0;
+    /** Of each channel the entry that has not been read yet, where only the newest is wanted. */
+    this.unread = new Map();
     this.waiting = [];
     this.isEnded = false;
     this.error = null;
@@ -196,7 +198,10 @@ class Subscription extends ContextEmitter {
       reader.resolve({ done: false, value: message });
       return;
     }
-    this.buffered.push({ message, bytes });
+    if (this.conflate && this.replaces(message, bytes)) return;
+    const entry = { message, bytes };
+    if (this.conflate) this.unread.set(message.channel_id, entry);
+    this.buffered.push(entry);
     this.bufferedBytes += bytes;
     const { dropped } = this;
     while (this.isOverfull()) {
@@ -204,6 +209,15 @@ class Subscription extends ContextEmitter {
       this.dropped += 1;
     }
     if (dropped === 0 && this.dropped > 0) this.onDrop(this);
+  }
+
+  /** Puts a message in the place of the one of its channel that the program has not read yet, if there is one. */
+  replaces(message, bytes) {
+    const entry = this.unread.get(message.channel_id);
+    if (entry === undefined) return false;
+    this.bufferedBytes += bytes - entry.bytes;
+    Object.assign(entry, { message, bytes });
+    return true;
   }
 
   /** The newest message is kept, regardless of its size. */
@@ -217,6 +231,7 @@ class Subscription extends ContextEmitter {
     const { message, bytes } = this.buffered[this.first];
     this.buffered[this.first] = undefined;
     this.bufferedBytes -= bytes;
+    this.unread.delete(message.channel_id);
     this.first += 1;
     if (this.first * 2 > this.buffered.length) {
       this.buffered = this.buffered.slice(this.first);
@@ -236,6 +251,7 @@ class Subscription extends ContextEmitter {
   }
 
   return() {
+    this.unread.clear();
     this.buffered = [];
     this.bufferedBytes = 0;
     this.first = 0;

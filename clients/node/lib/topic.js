@@ -76,7 +76,7 @@ class Topic {
     else this.ask([reader], { last: reader.last, since: reader.since }, false, how);
   }
 
-  /** Subscribes at a server that keeps nothing; `ready` resolves when it confirms, which the published one never does. */
+  /** Subscribes at a server that keeps nothing; `ready` resolves when it confirms, and at the published one at once. */
   joinPlain(reader, how) {
     const { client } = this;
     reader.isHeld = false;

@@ -336,6 +336,19 @@ test('conflation is for the whole client, and jumps of its offsets are no gap', 
   for (const offset of [1, 5]) sides[0].send('publish', 'board', offset, null, { epoch: 'e1', offset });
   assert.deepEqual(await until(board, 5), [1, 5]);
   assert.deepEqual(gaps, []);
+  // The program is slow as well: of each channel it reads the newest.
+  const wide = client.subscribePattern('*', { conflate: true, buffer: 2 });
+  await wide.ready;
+  channels.ring('board').offset = 5;
+  for (const [name, payload] of [['board', 'a'], ['other', 'b'], ['board', 'c'], ['board', 'd'], ['other', 'e']]) {
+    channels.publish(name, payload);
+  }
+  await client.ping();
+  assert.deepEqual([await until(wide, 'e'), wide.dropped, await until(board, 'd')], [['d', 'e'], 0, ['d']]);
+  channels.publish('other', 'f');
+  channels.publish('board', 'g');
+  assert.deepEqual(await until(wide, 'g'), ['f', 'g']);
+  wide.unsubscribe();
   assert.throws(() => client.subscribe('board'), { name: 'TypeError', message: /with conflate by this client/ });
   assert.throws(() => client.subscribe('board', () => {}), TypeError);
   client.subscribe('board', () => {}, { conflate: true });
