@@ -51,6 +51,8 @@ mod parse;
 mod part;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses it"))]
 pub(crate) mod pattern;
+#[cfg(feature = "broker")]
+mod placed;
 pub(crate) mod position;
 mod publication;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]
@@ -121,6 +123,8 @@ pub(crate) use members::{Member, exact_members, members, only_member};
 pub(crate) use meta::{credit, epoch_of, number};
 #[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
+#[cfg(feature = "broker")]
+pub(crate) use placed::Placed;
 #[cfg(feature = "broker")]
 pub(crate) use recv_buffer::{Inbound, Next};
 #[cfg(feature = "broker")]

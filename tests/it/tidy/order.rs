@@ -45,7 +45,7 @@ const ROOMS: &[Room] = &[
             "envelope system attachments/in_json",
             "fields pattern",
             "parse decoder",
-            "message oracle relay",
+            "message oracle placed relay",
             "encode",
             "encoder out_frame attachments/new",
             "attachments/naive",
