@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::broker::Broker;
 use super::state::budget::{
-    CALL_BYTES, CONNECTION_BYTES, OWED_BYTES, REQUEST_BYTES, SUBSCRIPTION_BYTES,
+    CALL_BYTES, CONNECTION_BYTES, OWED_BYTES, REPLAY_BYTES, REQUEST_BYTES, SUBSCRIPTION_BYTES,
 };
 use super::state::connection::{Connection, Held, Obstacle, Session, State, Worker};
 use super::state::core::Core;
@@ -22,6 +22,8 @@ struct Users {
     kept: usize,
     waiting: usize,
     creators: usize,
+    /// Sessions that have not joined a list of the channel yet.
+    joining: usize,
     of_workers: BTreeMap<ConnectionKey, usize>,
 }
 
@@ -34,6 +36,7 @@ impl Broker {
         check_memory(core)?;
         check_applications(core)?;
         check_patterns(core)?;
+        check_kept(core)?;
         let mut users = users(core);
         core.router.channels.iter().try_for_each(|(key, channel)| {
             let users = users.remove(&key).unwrap_or_default();
@@ -114,7 +117,9 @@ fn check_memory(core: &Core) -> Result<(), String> {
     let of_sessions = sessions(core).map(|(_, session)| {
         let owed = session.worker.as_ref().map_or(0, |worker| worker.owed.len());
         let patterns = session.topic.as_ref().map_or(0, |topic| topic.patterns.len());
+        let replays = session.topic.as_ref().map_or(0, |topic| topic.replays.len());
         (session.subscriptions.len() + patterns) * SUBSCRIPTION_BYTES
+            + replays * REPLAY_BYTES
             + owed * OWED_BYTES
             + session.calls.as_ref().map_or(0, |index| index.bytes())
     });
@@ -193,6 +198,56 @@ fn check_patterns(core: &Core) -> Result<(), String> {
     )
 }
 
+/// Checks histories, last values, and those who are still sent them.
+fn check_kept(core: &Core) -> Result<(), String> {
+    let topics = || core.router.channels.iter().filter_map(|(_, channel)| channel.topic.as_ref());
+    let values = || topics().filter_map(|topic| topic.last.as_ref());
+    let bytes = values().map(|value| value.frame.bytes().len()).sum();
+    agree("last values", core.last_values.len(), values().count())?;
+    agree("bytes of last values", core.last_values.bytes(), bytes)?;
+    agree(
+        "channels of which something is kept",
+        core.router.holding,
+        topics().filter(|topic| topic.holds).count(),
+    )?;
+    for topic in topics() {
+        if topic.holds != topic.keeps() {
+            return Err("a channel has a reference for what is not kept, or has none".to_owned());
+        }
+        let ages = topic.history.as_ref().is_some_and(|history| history.has_to_age());
+        if ages != topic.ageing.is_some() {
+            return Err("a history has a timer that it does not need, or has none".to_owned());
+        }
+    }
+    let replays = sessions(core).flat_map(|(key, session)| {
+        let topic = session.topic.iter();
+        topic.flat_map(|topic| &topic.replays).map(move |replay| (key, session, replay))
+    });
+    let mut count = 0;
+    for (key, session, replay) in replays {
+        count += 1;
+        let channel = core.router.channels.get(replay.channel);
+        let topic = channel.and_then(|channel| channel.topic.as_ref());
+        if !topic.is_some_and(|topic| topic.replaying.contains(&key)) {
+            return Err(format!("{key:?} is sent what was kept, and its channel does not know"));
+        }
+        let seat = session.subscriptions.get(&replay.channel).map(|seat| seat.list());
+        if (seat == Some(List::Replaying)) != replay.joins.is_some() {
+            return Err(format!("{key:?} has no subscription for what it is sent, or too many"));
+        }
+        let connection = core.connections.get(key);
+        // Whoever is not waiting for its turn waits for its queue.
+        let is_going_on = connection.is_some_and(|found| {
+            found.is_replaying
+                && (found.replay_queued || found.takes_kept || !found.send.is_empty())
+        });
+        if !is_going_on && connection.is_some_and(|found| !found.doomed) {
+            return Err(format!("{key:?} is never sent the rest of what was kept"));
+        }
+    }
+    agree("replays", topics().map(|topic| topic.replaying.len()).sum(), count)
+}
+
 fn check_channel(
     core: &Core,
     key: ChannelKey,
@@ -221,7 +276,8 @@ fn check_channel(
     let of_worker = |worker| users.of_workers.get(&worker).copied().unwrap_or_default();
     channel.service.check_agreement(of_worker)?;
     let listed = channel.subscribers.len() + conflating.len() + channel.service.workers.len();
-    let counted = listed + users.requests + users.waiting + users.creators;
+    let kept = usize::from(channel.topic.as_ref().is_some_and(|topic| topic.holds));
+    let counted = listed + users.requests + users.waiting + users.creators + users.joining + kept;
     agree("users", channel.references as usize, counted)
 }
 
@@ -248,6 +304,10 @@ fn users(core: &Core) -> BTreeMap<ChannelKey, Users> {
         }
         for channel in connection.session().into_iter().flat_map(|session| &session.created) {
             users.entry(*channel).or_default().creators += 1;
+        }
+        let subscriptions = connection.session().into_iter().flat_map(|own| &own.subscriptions);
+        for (channel, _) in subscriptions.filter(|(_, seat)| seat.list() == List::Replaying) {
+            users.entry(*channel).or_default().joining += 1;
         }
     }
     users

@@ -8,6 +8,7 @@ use super::embed::handle::{self, Outer, note_unsent};
 use super::embed::handlers::Handlers;
 use super::embed::publication::Publication;
 use super::flow::run::Run;
+use super::flow::topic::replays;
 use super::flow::{closing, drain, hand_out, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
 use super::peer::dispatch::{self, Outcome};
@@ -210,6 +211,9 @@ impl Broker {
         if is_woken {
             queues::pass_on_wake(core, key);
             hand_out::to_invited(core, key);
+            if core.connections.get(key).is_some_and(|connection| connection.is_replaying) {
+                replays::go_on(core, key);
+            }
         }
         self.settle();
         let Kept { bare_header, has_room } = kept;
@@ -353,8 +357,9 @@ impl Broker {
         let is_sent = flushed.unsent_bytes == 0
             && !written.holds
             && matches!(connection.state(), State::Closing);
-        if connection.congested.is_some() {
+        if connection.congested.is_some() | connection.is_replaying {
             queues::note_sent(core, key);
+            replays::note_sent(core, key);
         }
         if is_sent {
             closing::linger(core, key);

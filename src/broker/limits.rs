@@ -220,6 +220,11 @@ impl Limits {
             .saturating_add(self.frame_bytes_max)
     }
 
+    /// Returns the rule for the history of a channel, if it has one.
+    pub(crate) fn history_of(&self, app_id: &str, channel_id: &str) -> Option<&HistoryRule> {
+        self.histories.iter().find(|rule| rule.is_of(app_id, channel_id))
+    }
+
     /// Bytes of publications that are delivered together: the bytes that a queue may be over its
     /// high-water mark before its publishers wait is small beside the mark.
     pub(crate) fn run_bytes_max(&self) -> usize {

@@ -37,6 +37,7 @@ mod requests;
 mod run;
 mod streams;
 mod take_over;
+mod topic;
 mod unserved;
 mod work;
 

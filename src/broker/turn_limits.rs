@@ -49,6 +49,9 @@ pub(crate) const LIGHT_WORK_PARTS: usize = 16;
 pub(crate) const CROWD_WORK_PARTS: usize = 8;
 /// The bytes of a delivery that count as one more delivery, because the kernel copies them.
 pub(crate) const DELIVERED_BYTES_PER_WORK: usize = 1 << 10;
+/// Connections that are sent more of what was kept in a turn, each 64 KiB: together as much as is read
+/// from a few connections.
+pub(crate) const REPLAYS_PER_TURN: usize = 16;
 /// The bytes of a listing that take as long as a delivery.
 pub(crate) const LISTED_BYTES_PER_WORK: usize = 16;
 /// The bytes of a `meta` that take as long as a delivery. Its names are compared with one another.

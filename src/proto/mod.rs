@@ -124,8 +124,6 @@ pub(crate) use meta::{credit, epoch_of, number};
 #[cfg(feature = "broker")]
 pub(crate) use out_frame::{COPY_BYTES_MAX, OutFrame};
 #[cfg(feature = "broker")]
-pub(crate) use placed::Placed;
-#[cfg(feature = "broker")]
 pub(crate) use recv_buffer::{Inbound, Next};
 #[cfg(feature = "broker")]
 pub(crate) use stamp::{Stamp, Stamps};

@@ -105,10 +105,33 @@ impl<'a> OutFrame<'a> {
         })
     }
 
+    /// The same frame for one that keeps it for long: in memory of just its size, if it is small.
+    pub(crate) fn to_exact(&self, pool: &mut BufferPool) -> SharedFrame {
+        match self.as_shared() {
+            Some(shared) if self.bytes > COPY_BYTES_MAX => shared.clone(),
+            _ => {
+                let mut bytes = Vec::with_capacity(self.bytes);
+                self.append_to(&mut bytes);
+                pool.gauge().add(bytes.capacity());
+                pool.share(bytes)
+            }
+        }
+    }
+
     /// The length with its prefix.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// Its bytes, if they lie in one piece.
+    #[inline]
+    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Whole(bytes) => Some(bytes),
+            Kind::Shared(frame) => Some(frame.bytes()),
+            Kind::Relayed(_) | Kind::Own { .. } => None,
+        }
     }
 
     /// The shared frame, if this one is shared.

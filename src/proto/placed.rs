@@ -1,19 +1,14 @@
 //! Publications with their place in a history, for subscribers that can ask for what comes after it.
 
+use super::buffer_pool::BufferPool;
 use super::frame::HEADER_BYTES;
+use super::meta::Position;
+use super::out_frame::OutFrame;
 
 /// What a place adds to a frame at most: the punctuation, and an offset of up to 20 digits.
 const PLACE_BYTES_MAX: usize = ",\"meta\":{\"epoch\":\"\",\"offset\":}".len() + 20;
 
-/// The place of a publication: the epoch of its channel's history, and its offset in that.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Placed<'a> {
-    /// Letters and digits alone.
-    pub(crate) epoch: &'a str,
-    pub(crate) offset: u64,
-}
-
-impl Placed<'_> {
+impl Position<'_> {
     /// Returns the bytes that a frame with this body has at most.
     #[inline]
     pub(crate) fn frame_bytes_max(self, body: &[u8]) -> usize {
@@ -37,7 +32,7 @@ impl Placed<'_> {
                 out.extend_from_slice(b",\"meta\":{\"epoch\":\"");
                 &b"}}"[..]
             }
-            Some(meta) => self.begin_within(out, body, meta),
+            Some(meta) => Self::begin_within(out, body, meta),
         };
         out.extend_from_slice(self.epoch.as_bytes());
         out.extend_from_slice(b"\",\"offset\":");
@@ -47,10 +42,27 @@ impl Placed<'_> {
         out[start..start + HEADER_BYTES].copy_from_slice(&(body_bytes as u32).to_be_bytes());
     }
 
+    /// Returns that frame, unless its body is over the limit.
+    pub(crate) fn frame(
+        self,
+        body: &[u8],
+        meta: Option<&str>,
+        body_bytes_max: usize,
+        pool: &mut BufferPool,
+    ) -> Option<OutFrame<'static>> {
+        let mut buffer = pool.take(self.frame_bytes_max(body));
+        self.append_to(&mut buffer, body, meta);
+        if buffer.len() - HEADER_BYTES > body_bytes_max {
+            pool.give(buffer);
+            return None;
+        }
+        Some(OutFrame::shared(pool.share(buffer)))
+    }
+
     /// Appends what stands before the place in a `meta` that has other members. Returns what stands
     /// behind it.
     #[cold]
-    fn begin_within<'b>(self, out: &mut Vec<u8>, body: &'b [u8], meta: &str) -> &'b [u8] {
+    fn begin_within<'b>(out: &mut Vec<u8>, body: &'b [u8], meta: &str) -> &'b [u8] {
         let members = meta.trim_end().strip_suffix('}').unwrap_or(meta);
         let at = meta.as_ptr().addr().saturating_sub(body.as_ptr().addr()) + members.len();
         let (before, behind) = body.split_at_checked(at).unwrap_or((body, b""));
@@ -68,7 +80,7 @@ mod tests {
 
     fn placed(body: &str) -> String {
         let envelope = Envelope::parse_extended(body.as_bytes()).unwrap();
-        let place = Placed { epoch: "e7", offset: 1_234 };
+        let place = Position { epoch: "e7", offset: 1_234 };
         let mut out = b"before".to_vec();
         place.append_to(&mut out, body.as_bytes(), envelope.meta_str());
         let frame = &out[b"before".len()..];
@@ -82,7 +94,10 @@ mod tests {
 
     #[test]
     fn the_place_stands_in_the_meta() {
-        let whole = r#"{"message_id":"1","app_id":"a","channel_id":"c","message_type":"publish","payload":{"meta":{}},"timestamp":1,"reply_to":null"#;
+        let whole = concat!(
+            r#"{"message_id":"1","app_id":"a","channel_id":"c","message_type":"publish","#,
+            r#""payload":{"meta":{}},"timestamp":1,"reply_to":null"#,
+        );
         for (end, expected) in [
             ("}", r#","meta":{"epoch":"e7","offset":1234}}"#),
             (r#","meta":{}}"#, r#","meta":{"epoch":"e7","offset":1234}}"#),

@@ -4,6 +4,7 @@
 use super::changes::{self, Change};
 use super::context::Context;
 use crate::branches::{self, Branch};
+use crate::broker::flow::topic::{keeping, replays};
 use crate::broker::flow::{channels, closing, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
@@ -109,11 +110,15 @@ fn remove_channel(core: &mut Core, key: ChannelKey) {
     // This reference keeps the channel until the end of this function, after its last subscriber.
     core.router.retain(key);
     while let Some(channel) = core.router.channels.get(key)
-        && let Some(&subscriber) = channel.subscribers.last()
+        && let Some(subscriber) = channel.any_subscriber()
     {
         branches::note(Branch::ChannelRemoved);
-        subscriptions::drop_one(core, subscriber, key);
+        if !subscriptions::drop_one(core, subscriber, key) {
+            // One of its patterns had it wait for what was kept.
+            replays::forget(core, subscriber, |replay, _| replay.channel == key);
+        }
     }
+    keeping::forget_all(core, key);
     if let Some(channel) = core.router.channels.get_mut(key) {
         channel.pinned = false;
         if std::mem::take(&mut channel.has_handler) {

@@ -4,6 +4,7 @@ use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::topic::history::{Epoch, History};
 use crate::proto::{Envelope, ErrorCode, ID_BYTES_MAX};
 
 /// Looks at so many channels of a connection are as much work as a delivery.
@@ -46,17 +47,17 @@ pub(crate) fn find_or_claim(
             return Err(refusal::too_many_channels());
         }
     }
+    if core.connections.session(from).is_none() {
+        return Err(refusal::connection_closing());
+    }
+    let created = if known.is_none() { create(core, application, id) } else { None };
+    let key = known.or(created).ok_or_else(refusal::connection_closing)?;
     let session = core.connections.session_mut(from);
     let session = session.ok_or_else(refusal::connection_closing)?;
-    let key = if let Some(key) = known {
-        key
-    } else {
-        let key = core.router.create_channel(application, id, core.turn.now.unix);
-        let key = key.ok_or_else(refusal::connection_closing)?;
+    if created.is_some() {
         core.router.retain(key);
         session.created.push(key);
-        key
-    };
+    }
     session.remember(key);
     Ok(key)
 }
@@ -161,7 +162,26 @@ pub(crate) fn find_or_create(
 ) -> Option<ChannelKey> {
     assert_usable(id);
     let known = core.router.channel(application, id);
-    known.or_else(|| core.router.create_channel(application, id, core.turn.now.unix))
+    known.or_else(|| create(core, application, id))
+}
+
+fn create(core: &mut Core, application: ApplicationKey, id: &str) -> Option<ChannelKey> {
+    let key = core.router.create_channel(application, id, core.turn.now.unix)?;
+    if !core.limits.histories.is_empty() {
+        give_history(core, key);
+    }
+    Some(key)
+}
+
+/// Gives a channel the history that the operator wants, if any.
+#[cold]
+pub(crate) fn give_history(core: &mut Core, channel: ChannelKey) {
+    let Some((owner, found)) = core.router.names(channel) else { return };
+    let Some(rule) = core.limits.history_of(&owner.id, &found.id) else { return };
+    branches::note(Branch::HistoryGiven);
+    let history = History::new(Epoch(core.encoder.epoch()), rule.into());
+    core.router.ensure_topic(channel);
+    core.router.change_topic(channel, |topic| topic.history = Some(Box::new(history)));
 }
 
 fn assert_usable(id: &str) {

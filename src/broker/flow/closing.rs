@@ -262,7 +262,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
         subscriptions::remove(core, channel, seat);
     }
     if let Some(topic) = session.topic {
-        patterns::leave(core, session.application, *topic);
+        patterns::leave(core, key, session.application, *topic);
     }
     if let Some(worker) = session.worker {
         workers::retire(core, key, session.application, *worker);

@@ -59,9 +59,23 @@ impl<'a> Forms<'a> {
         }
     }
 
+    pub(crate) fn publication(&self) -> &'a Publication<'a> {
+        self.publication
+    }
+
+    /// Returns the frame for peers with all extensions, unless that would be too large.
+    pub(crate) fn topical(&mut self, core: &mut Core) -> Option<&OutFrame<'a>> {
+        let extensions = Extensions::CALL.or(Extensions::BINARY).or(Extensions::TOPIC);
+        self.in_form_for(core, Receiver { extensions, ..Receiver::of_all(core) })
+    }
+
     /// Returns the frame for a subscriber, unless that would be too large.
     pub(crate) fn of(&mut self, core: &mut Core, key: ConnectionKey) -> Option<&OutFrame<'a>> {
         let to = Receiver::of(core, key);
+        self.in_form_for(core, to)
+    }
+
+    fn in_form_for(&mut self, core: &mut Core, to: Receiver) -> Option<&OutFrame<'a>> {
         let in_base64 = self.publication.envelope.has_attachments() && to.needs_base64();
         let form = if to.extensions.is_empty() {
             Form::Plain
@@ -84,8 +98,20 @@ impl<'a> Forms<'a> {
     }
 
     fn make(&self, core: &mut Core, to: Receiver, form: Form) -> Option<OutFrame<'a>> {
-        let Publication { envelope, body, .. } = *self.publication;
+        let Publication { envelope, body, meta, position } = *self.publication;
+        let is_relayed = !envelope.has_attachments() && !meta.is_some_and(|meta| meta.ack);
         let frame = match form {
+            Form::Topic if is_relayed => match position {
+                Some(position) => {
+                    return position.frame(
+                        body,
+                        envelope.meta_str(),
+                        to.frame_bytes_max,
+                        &mut core.pool,
+                    );
+                }
+                None => OutFrame::relay(body, &mut core.pool),
+            },
             Form::Whole if !self.differs => OutFrame::relay(body, &mut core.pool),
             Form::Whole | Form::Plain if envelope.meta_str().is_none() => {
                 OutFrame::relay(body, &mut core.pool)

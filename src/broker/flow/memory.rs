@@ -10,6 +10,7 @@
 //!
 //! If the whole is lowered below the memory that is held, the second stage begins with its grace.
 
+use super::topic::keeping;
 use super::{channels, closing};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::{
@@ -57,6 +58,12 @@ fn apply_pressure(core: &mut Core) {
     core.pool.trim();
     if core.budget.pressure == MemoryPressure::None {
         channels::forget_unused(core);
+    }
+    if core.router.holding > 0 && core.memory_bytes() > refuse_above_bytes(core) {
+        // What is kept for later goes before anybody is refused or closed. A little more of it goes
+        // than has to, so that not every message comes here.
+        let bytes_max = core.limits.memory_bytes_max / 16 * 11;
+        keeping::shrink(core, bytes_max);
     }
     // Above the whole, there is no grace.
     let whole_bytes = core.budget.former_bytes_max.unwrap_or(core.limits.memory_bytes_max);

@@ -1,5 +1,6 @@
 //! Changes the limits and access rules of a running server.
 
+use super::topic::keeping;
 use super::{calls, memory, queues};
 use crate::branches::{self, Branch};
 use crate::broker::access::Access;
@@ -34,6 +35,9 @@ pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
         && let Some(timeout) = core.limits.request_timeout
     {
         calls::begin_timeouts(core, timeout);
+    }
+    if core.limits.histories != before.histories {
+        keeping::reconfigure(core);
     }
     memory::begin_whole(core, before.memory_bytes_max);
     memory::mind(core);

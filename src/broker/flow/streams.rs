@@ -30,7 +30,7 @@ pub(crate) fn read_meta<'a>(
     let meta = envelope.read_meta().unwrap_or(Ok(Meta::default()))?;
     meta.check_on(envelope.message_type())?;
     let extensions = core.connections.get(from).map_or(Extensions::NONE, |it| it.extensions);
-    if extensions != Extensions::CALL {
+    if extensions != Extensions::CALL || meta.is_topical() {
         meta.check_extensions(extensions)?;
     }
     Ok(meta)

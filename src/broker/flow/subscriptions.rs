@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use serde::Serialize;
 
 use super::forms::{Forms, Publication};
-use super::topic::publishing;
+use super::topic::{publishing, replays};
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
@@ -119,14 +119,34 @@ pub(crate) fn subscribe(
     wanted: &Wanted<'_>,
 ) -> Result<(), Refusal> {
     let Some(session) = core.connections.session(from) else { return Ok(()) };
-    if !session.subscriptions.contains_key(&channel) {
+    let is_new = !session.subscriptions.contains_key(&channel);
+    if is_new {
         check_room(core, from)?;
         core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
+    } else if wanted.asks_for_past() {
+        return Err(refusal::topic::past_of_subscribed());
     }
     let list = if wanted.conflate { List::Conflating } else { List::Live };
-    add_to(core, from, channel, list);
-    if wanted.ack || wanted.asks_for_past() {
-        answer(core, from, envelope, "subscribed");
+    if !wanted.ack && !wanted.asks_for_past() {
+        add_to(core, from, channel, list);
+        return Ok(());
+    }
+    let found = replays::find(core, channel, wanted);
+    if is_new && !found.has_replay() {
+        add_to(core, from, channel, list);
+    }
+    let knows_places = knows_places(core, from);
+    let newest = found.newest.as_ref().filter(|_| knows_places);
+    let subscribed = Subscribed {
+        status: "subscribed",
+        epoch: newest.map(|(epoch, _)| epoch.as_str()),
+        offset: newest.map(|(_, offset)| *offset),
+        recovered: found.recovered,
+        messages: found.recovered.map(|_| found.messages),
+    };
+    answers::respond(core, from, envelope, &subscribed);
+    if is_new && found.has_replay() {
+        replays::begin(core, from, channel, &found, list);
     }
     Ok(())
 }
@@ -152,6 +172,18 @@ pub(crate) fn answer(
     status: &'static str,
 ) {
     answers::respond(core, to, envelope, &Status { status });
+}
+
+/// Answers the subscribe of a pattern that asks for the newest messages.
+pub(crate) fn answer_recovered(core: &mut Core, to: ConnectionKey, envelope: &Envelope<'_>) {
+    let subscribed = Subscribed {
+        status: "subscribed",
+        epoch: None,
+        offset: None,
+        recovered: Some(true),
+        messages: None,
+    };
+    answers::respond(core, to, envelope, &subscribed);
 }
 
 /// Checks that a connection may have another subscription.
@@ -202,6 +234,7 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
         target.congested -= 1;
         queues::wake_first(core, Obstacle::Subscriber(channel));
     }
+    replays::forget(core, key, |replay, _| replay.channel == channel);
     remove(core, channel, seat);
     channels::disown_unused(core, key, channel);
     true
@@ -210,9 +243,12 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
 /// Removes one entry from a list of a channel. The last entry moves into its place.
 pub(crate) fn remove(core: &mut Core, channel: ChannelKey, seat: Seat) {
     let Some(target) = core.router.channels.get_mut(channel) else { return };
+    core.budget.tables_bytes -= SUBSCRIPTION_BYTES;
+    if seat.list() == List::Replaying {
+        return core.router.release(channel);
+    }
     let list = target.list_mut(seat.list());
     list.swap_remove(seat.position());
-    core.budget.tables_bytes -= SUBSCRIPTION_BYTES;
     if let Some(moved) = list.get(seat.position())
         && let Some(session) = core.connections.session_mut(*moved)
     {
@@ -222,6 +258,29 @@ pub(crate) fn remove(core: &mut Core, channel: ChannelKey, seat: Seat) {
         core.router.forget_idle_topic(channel);
     }
     core.router.release(channel);
+}
+
+fn knows_places(core: &Core, key: ConnectionKey) -> bool {
+    let connection = core.connections.get(key);
+    connection.is_some_and(|found| found.extensions.contains(Extensions::TOPIC))
+}
+
+/// The answer to a subscribe.
+#[derive(Serialize)]
+struct Subscribed<'a> {
+    status: &'static str,
+    /// The channel's history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
+    /// The newest publication in it, 0 if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// What was asked for is there and follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered: Option<bool>,
+    /// The messages that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<u64>,
 }
 
 #[derive(Serialize)]

@@ -2,5 +2,7 @@
 
 pub(crate) mod audience;
 pub(crate) mod conflation;
+pub(crate) mod keeping;
 pub(crate) mod patterns;
 pub(crate) mod publishing;
+pub(crate) mod replays;

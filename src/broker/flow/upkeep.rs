@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::topic::keeping;
 use super::{closing, drain, memory, queues, requests, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::AWAY_MIN;
@@ -70,6 +71,7 @@ pub(crate) fn expire(core: &mut Core) -> bool {
         Due::Stream(key) => requests::expire(core, key),
         Due::Deadline(key) => requests::expire_by_ttl(core, key),
         Due::Memory => memory::end_grace(core),
+        Due::Ageing(channel) => keeping::age(core, channel),
         Due::DrainDeadline => drain::cut_off(core),
     }
     true

@@ -5,7 +5,7 @@ use crate::branches::{self, Branch};
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
 use crate::broker::flow::run::{self, Run};
-use crate::broker::flow::topic::{audience, patterns, publishing};
+use crate::broker::flow::topic::{audience, keeping, patterns, publishing};
 use crate::broker::flow::workers::Offer;
 use crate::broker::flow::{
     answers, calls, channels, closing, queues, streams, subscriptions, workers,
@@ -138,6 +138,11 @@ fn serve(
     };
     let parts = Parts { envelope, from, channel, meta };
     match message_type {
+        MessageType::Publish
+            if meta.is_some() || (known.is_none() && !core.limits.histories.is_empty()) =>
+        {
+            publish_and_keep(core, handlers, parts, application, body, run)
+        }
         MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
         MessageType::Publish => publish_to_nobody(core, handlers, parts, application, body, run),
         MessageType::Subscribe | MessageType::Unsubscribe => {
@@ -187,6 +192,46 @@ fn publish(
         run::deliver_alone(core, channel, &parts.publication(body));
     } else {
         run.publish(core, channel, body);
+    }
+    Ok(())
+}
+
+/// A publication with a `meta`, or to a channel that does not exist and may have a history. It may have
+/// to be kept and to be answered.
+#[cold]
+fn publish_and_keep(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    mut parts: Parts<'_>,
+    application: ApplicationKey,
+    body: &[u8],
+    run: &mut Run<'_>,
+) -> Result<(), Stop> {
+    if !run.deliver(core) {
+        return Err(Stop::Held);
+    }
+    keeping::check(core, parts.channel, &parts.publication(body))?;
+    let is_known = core.router.channels.get(parts.channel).is_some();
+    let claimed = if is_known {
+        None
+    } else {
+        keeping::claim(core, application, &parts.envelope.channel_id().decode(), parts.meta)?
+    };
+    parts.channel = claimed.unwrap_or(parts.channel);
+    if parts.meta.is_some_and(|meta| meta.retain) {
+        keeping::prepare(core, parts.channel);
+    }
+    let published = if is_known || claimed.is_some() {
+        publish(core, handlers, parts, body, run)
+    } else {
+        publish_to_nobody(core, handlers, parts, application, body, run)
+    };
+    run.deliver(core);
+    keeping::settle(core, parts.channel);
+    published?;
+    if parts.meta.is_some_and(|meta| meta.ack) {
+        let channel = channels::find(core, parts.from, application, parts.envelope);
+        keeping::acknowledge(core, parts.from, channel, parts.envelope);
     }
     Ok(())
 }
@@ -326,11 +371,11 @@ fn change_subscription(
         let id = envelope.channel_id().decode();
         channel = channels::find_or_claim(core, from, application, &id)?;
     }
-    let subscribed = subscriptions::subscribe(core, from, channel, envelope, &wanted);
-    if subscribed.is_err() {
+    let done = subscriptions::subscribe(core, from, channel, envelope, &wanted);
+    if done.is_err() {
         channels::disown_unused(core, from, channel);
     }
-    subscribed
+    done
 }
 
 fn request(

@@ -63,6 +63,10 @@ pub(crate) struct Connection {
     /// Its queue or its concurrency has room. In its next turn it gets what is kept for it or owed to it
     /// as a worker, and the workers of its streams get its credit.
     pub(crate) takes_kept: bool,
+    /// It is still sent what was kept of channels that it subscribed to.
+    pub(crate) is_replaying: bool,
+    /// It waits for its turn to be sent more of that.
+    pub(crate) replay_queued: bool,
     /// Its queue drained while it waited for its next turn: those who waited for the queue go first.
     pub(crate) gives_way: bool,
     /// Its next message waited because of its work, which this turn has reserved for it.
@@ -388,6 +392,8 @@ impl Connection {
             held: Held::No,
             woken: None,
             takes_kept: false,
+            is_replaying: false,
+            replay_queued: false,
             gives_way: false,
             is_due: false,
             extensions: Extensions::NONE,

@@ -11,6 +11,7 @@ use super::requests::Requests;
 use super::router::Router;
 use super::stats::Stats;
 use super::timers::{Now, Timers};
+use super::topic::retained::LastValues;
 use super::turn::Turn;
 use crate::broker::access::Access;
 use crate::broker::limits::Limits;
@@ -27,6 +28,7 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     pub(crate) connections: Connections,
     pub(crate) router: Router,
+    pub(crate) last_values: LastValues,
     pub(crate) requests: Requests,
     pub(crate) encoder: Encoder,
     pub(crate) pool: BufferPool,
@@ -69,6 +71,7 @@ impl Core {
             timers: Timers::default(),
             connections: Connections::new(&limits),
             router: Router::default(),
+            last_values: LastValues::default(),
             requests: Requests::default(),
             encoder: Encoder::new(seed),
             pool: BufferPool::default(),

@@ -45,6 +45,8 @@ pub struct Counters {
     pub publications_unheard: u64,
     /// Deliveries: each publication counts once for each subscriber that it reached.
     pub deliveries: u64,
+    /// Messages of histories and last values that were sent to subscribers who asked for them.
+    pub replayed: u64,
     /// Messages passed on to workers.
     pub forwarded: u64,
     /// Notifications that nobody handles.

@@ -14,6 +14,9 @@ use crate::proto::{
     MessageHead, MessageType, OutFrame, SharedFrame, Stamp, Stamps, ValueError,
 };
 
+/// The length of the name of a history.
+pub(crate) const EPOCH_BYTES: usize = 12;
+
 /// The application and channel of a message, as JSON text without the quotes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Address<'a> {
@@ -67,6 +70,15 @@ impl Encoder {
         let mut bytes = [0; 16];
         self.secrets.fill_bytes(&mut bytes);
         uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+
+    /// Returns a new name for a history, which no other one is likely to have.
+    pub(crate) fn epoch(&mut self) -> [u8; EPOCH_BYTES] {
+        let mut text = [0; uuid::fmt::Simple::LENGTH];
+        self.secret_id().simple().encode_lower(&mut text);
+        let mut epoch = [0; EPOCH_BYTES];
+        epoch.copy_from_slice(&text[..EPOCH_BYTES]);
+        epoch
     }
 
     /// Returns the id and the time of a message of the server itself. Such an id is not secret.

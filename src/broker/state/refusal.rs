@@ -1,5 +1,7 @@
 //! The texts of all errors for peers: what happened, whose fault it is, and what to do next.
 
+pub(crate) mod topic;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -188,23 +190,6 @@ pub(crate) fn subscription_payload() -> Refusal {
         "the payload of a subscribe or unsubscribe is an object such as {\"connection_id\": \
          \"<your own>\"}",
     )
-}
-
-pub(crate) fn wanted_invalid(name: &str, expected: &str) -> Refusal {
-    let text = format!("{name} of a subscribe or unsubscribe is not usable; send {expected}");
-    Refusal::new(ErrorCode::BadMessage, text)
-}
-
-pub(crate) fn since_with_pattern() -> Refusal {
-    Refusal::new(
-        ErrorCode::BadMessage,
-        "a pattern has no place in a history, for each channel has its own; subscribe to the channels \
-         with since, or to the pattern with last",
-    )
-}
-
-pub(crate) fn no_pattern(why: &str) -> Refusal {
-    Refusal::new(ErrorCode::BadMessage, format!("this is no pattern: {why}"))
 }
 
 // Requests and their answers.

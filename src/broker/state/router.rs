@@ -77,6 +77,8 @@ pub(crate) struct Router {
     pub(crate) applications: Arena<ApplicationKind, Application>,
     pub(crate) channels: Arena<ChannelKind, Channel>,
     pub(crate) patterns: Patterns,
+    /// Channels of which anything is kept.
+    pub(crate) holding: usize,
     by_id: HashMap<Arc<str>, ApplicationKey>,
     /// Memory of all entries.
     pub(crate) bytes: usize,
@@ -269,6 +271,7 @@ impl Router {
         let list = match list {
             List::Live => &mut channel.subscribers,
             List::Conflating => &mut channel.topic.as_mut()?.conflating,
+            List::Replaying => return None,
         };
         (!list.is_empty()).then(|| std::mem::take(list))
     }
@@ -348,11 +351,19 @@ impl Channel {
         self.references == 0 && !self.pinned
     }
 
+    /// One that hears it, or will once it was sent what was kept.
+    pub(crate) fn any_subscriber(&self) -> Option<ConnectionKey> {
+        let topic = self.topic.as_ref();
+        let others = topic
+            .and_then(|topic| topic.conflating.last().or_else(|| topic.replaying.first()).copied());
+        self.subscribers.last().copied().or(others)
+    }
+
     /// One of its lists of subscribers.
     pub(crate) fn list_mut(&mut self, list: List) -> &mut Vec<ConnectionKey> {
         match list {
             List::Live => &mut self.subscribers,
-            List::Conflating => &mut self.topic_mut().conflating,
+            List::Conflating | List::Replaying => &mut self.topic_mut().conflating,
         }
     }
 

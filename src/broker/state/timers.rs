@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::keys::{ConnectionKey, RequestKey};
+use super::keys::{ChannelKey, ConnectionKey, RequestKey};
 
 /// The time of a turn, which the driver reads once.
 ///
@@ -62,6 +62,8 @@ pub(crate) enum Due {
     Stream(RequestKey),
     /// Connections have been held back for lack of memory for the whole grace.
     Memory,
+    /// The oldest message of a channel's history may be too old.
+    Ageing(ChannelKey),
     DrainDeadline,
 }
 

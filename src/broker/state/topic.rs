@@ -10,7 +10,13 @@ pub(crate) mod session;
 pub(crate) mod wanted;
 
 use super::budget::TOPIC_BYTES;
+use std::collections::BTreeSet;
+
+use history::History;
+use retained::LastValue;
+
 use super::keys::{ConnectionKey, NodeKey};
+use super::timers::TimerKey;
 
 /// The nodes of patterns that a channel remembers at most. If more of them match, they are looked up
 /// for each publication, which then has at least as many deliveries.
@@ -22,6 +28,15 @@ pub(crate) struct Topic {
     /// Subscribers that get the newest publication alone while they read too slowly.
     pub(crate) conflating: Vec<ConnectionKey>,
     pub(crate) matches: Matches,
+    /// Connections that are still sent what was kept of the channel, and get what is published only
+    /// behind that.
+    pub(crate) replaying: BTreeSet<ConnectionKey>,
+    pub(crate) history: Option<Box<History>>,
+    /// When the oldest message of the history may be too old.
+    pub(crate) ageing: Option<TimerKey>,
+    pub(crate) last: Option<LastValue>,
+    /// What is kept holds one of the channel's references.
+    pub(crate) holds: bool,
 }
 
 /// The patterns that match a channel's name, as they were when they were last looked up.
@@ -37,7 +52,21 @@ pub(crate) struct Matches {
 impl Topic {
     /// Returns whether nothing of it is in use.
     pub(crate) fn is_idle(&self) -> bool {
-        self.conflating.is_empty() && self.matches.nodes.is_empty() && !self.matches.are_many
+        let keeps_nothing = self.history.is_none() && self.last.is_none() && !self.holds;
+        let is_heard = !self.conflating.is_empty() || !self.replaying.is_empty();
+        keeps_nothing && !is_heard && self.matches.nodes.is_empty() && !self.matches.are_many
+    }
+
+    /// Returns whether anything is kept of the channel's publications.
+    pub(crate) fn keeps(&self) -> bool {
+        self.last.is_some() || self.history.as_ref().is_some_and(|history| !history.is_empty())
+    }
+
+    /// Returns whether the channel has no reference or timer for what is kept, or one too many.
+    #[inline]
+    pub(crate) fn is_unsettled(&self) -> bool {
+        let ages = self.history.as_ref().is_some_and(|history| history.has_to_age());
+        self.holds != self.keeps() || ages != self.ageing.is_some()
     }
 
     /// Returns whether publications have to be delivered one by one, and cannot go to all queues in

@@ -15,7 +15,7 @@ use super::line::Line;
 use super::timers::{Moment, Now};
 use crate::branches::{self, Branch};
 use crate::broker::turn_limits::{
-    CROWD_WORK_PARTS, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_PARTS, TurnLimits,
+    CROWD_WORK_PARTS, DELIVERED_BYTES_PER_WORK, LIGHT_WORK_PARTS, REPLAYS_PER_TURN, TurnLimits,
 };
 
 /// The unit of work is a delivery: a small publication into the queue of one subscriber.
@@ -40,6 +40,10 @@ pub(crate) struct Turn {
     light: Queue,
     heavy: Queue,
     pub(crate) lost: Lost,
+    /// Connections that are to be sent more of what was kept.
+    replays: VecDeque<ConnectionKey>,
+    /// Connections that may begin in this turn to be sent what was kept.
+    replays_left: usize,
     /// Work was begun since the last turn's end, or a due connection had its turn.
     pub(crate) has_begun: bool,
 }
@@ -110,6 +114,8 @@ impl Turn {
             light: Queue::default(),
             heavy: Queue::default(),
             lost: Lost::default(),
+            replays: VecDeque::new(),
+            replays_left: REPLAYS_PER_TURN,
             has_begun: false,
         }
     }
@@ -122,6 +128,8 @@ impl Turn {
         self.now = now;
         self.judged = now.monotonic;
         self.lost.share = None;
+        self.replays_left = REPLAYS_PER_TURN;
+        self.has_begun |= !self.replays.is_empty();
         self.limit_steps(usize::MAX);
     }
 
@@ -189,6 +197,13 @@ impl Turn {
         self.work_done
     }
 
+    /// Has replays wait for the next turn.
+    #[cfg(test)]
+    pub(crate) fn queue_replay_of_nobody(&mut self) {
+        self.replays.push_back(ConnectionKey::NOWHERE);
+        self.has_begun = true;
+    }
+
     #[cfg(test)]
     pub(crate) fn is_awaited(&self) -> bool {
         !self.light.waiting.is_empty() || !self.heavy.waiting.is_empty()
@@ -230,6 +245,43 @@ impl Turn {
         self.has_begun = true;
     }
 
+    /// Returns whether a connection may be sent what was kept at once, because none waits for that and
+    /// few were in this turn.
+    pub(crate) fn may_replay(&mut self) -> bool {
+        let may = self.replays.is_empty() && self.replays_left > 0;
+        self.replays_left -= usize::from(may);
+        may
+    }
+
+    /// Lets a connection be sent more of what was kept in a later turn.
+    pub(crate) fn queue_replay(&mut self, key: ConnectionKey, connections: &mut Connections) {
+        let Some(connection) = connections.get_mut(key) else { return };
+        if connection.is_replaying && !std::mem::replace(&mut connection.replay_queued, true) {
+            self.replays.push_back(key);
+            self.has_begun = true;
+        }
+    }
+
+    fn resume_replays(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
+        let mut resumed = 0;
+        while resumed < REPLAYS_PER_TURN
+            && let Some(key) = self.replays.pop_front()
+        {
+            // The key of one that left finds nothing.
+            if let Some(connection) = connections.get_mut(key) {
+                connection.replay_queued = false;
+                resumed += 1;
+                if !std::mem::replace(&mut connection.takes_kept, true) {
+                    agenda.actions.push_back(Action::Resume(key));
+                }
+            }
+        }
+        if self.replays.is_empty() {
+            // It may have been long.
+            self.replays = VecDeque::new();
+        }
+    }
+
     /// Ends the turn. The connections at the front go on in the next turn, as far as it has room.
     #[inline]
     pub(crate) fn end(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
@@ -239,6 +291,9 @@ impl Turn {
     }
 
     fn resume_waiting(&mut self, connections: &mut Connections, agenda: &mut Agenda) {
+        if !self.replays.is_empty() {
+            self.resume_replays(connections, agenda);
+        }
         let work_max = self.work_max;
         for lane in [Lane::Light, Lane::Heavy] {
             let queue = self.queue(lane);

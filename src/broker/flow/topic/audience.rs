@@ -4,8 +4,8 @@
 use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
-use crate::broker::state::topic::MATCHES_KEPT_MAX;
 use crate::broker::state::topic::seat::List;
+use crate::broker::state::topic::{MATCHES_KEPT_MAX, Matches};
 
 /// So many nodes that a look-up visits are as much work as a delivery.
 const VISITS_PER_WORK: usize = 4;
@@ -67,7 +67,7 @@ pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
 /// The application has no patterns any more, so that the channel may be a plain one again.
 #[cold]
 fn forget(core: &mut Core, channel: ChannelKey) {
-    core.router.change_topic(channel, |topic| topic.matches = Default::default());
+    core.router.change_topic(channel, |topic| topic.matches = Matches::default());
     core.router.forget_idle_topic(channel);
 }
 
@@ -115,6 +115,13 @@ pub(crate) fn look_up_name(core: &mut Core, application: ApplicationKey, name: &
     Matching { nodes, kept_by: None }
 }
 
+/// Returns whether some are still sent what was kept of a channel.
+#[inline]
+pub(crate) fn is_replaying(core: &Core, channel: ChannelKey) -> bool {
+    let topic = core.router.channels.get(channel).and_then(|found| found.topic.as_ref());
+    topic.is_some_and(|topic| !topic.replaying.is_empty())
+}
+
 /// Puts the patterns back where they are kept.
 pub(crate) fn give_back(core: &mut Core, matching: Matching) {
     let Some(channel) = matching.kept_by else {
@@ -137,6 +144,14 @@ pub(crate) fn for_each(
     mut deliver: impl FnMut(&mut Core, ConnectionKey, List) -> bool,
 ) -> (usize, usize) {
     core.connections.begin_round();
+    if let Some(channel) = channel
+        && is_replaying(core, channel)
+        && let Some(topic) =
+            core.router.channels.get(channel).and_then(|found| found.topic.as_ref())
+    {
+        // It waits for them in what is kept.
+        topic.replaying.iter().for_each(|key| _ = core.connections.is_first_of_round(*key));
+    }
     let (mut reached, mut asked) = (0, 0);
     for list in [List::Live, List::Conflating] {
         if let Some(channel) = channel {

@@ -1,5 +1,6 @@
 //! Subscriptions to patterns.
 
+use super::replays;
 use crate::broker::flow::{queues, subscriptions};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
 use crate::broker::state::connection::Obstacle;
@@ -27,16 +28,26 @@ pub(crate) fn change(
 ) -> Result<(), Refusal> {
     let pattern = envelope.channel_id().decode();
     let is_subscribe = envelope.message_type() == MessageType::Subscribe;
-    let status = if is_subscribe {
-        subscribe(core, from, application, &pattern, wanted)?;
-        "subscribed"
-    } else {
+    if !is_subscribe {
         unsubscribe(core, from, application, &pattern)?;
-        "unsubscribed"
-    };
-    if wanted.ack || (is_subscribe && wanted.asks_for_past()) {
-        subscriptions::answer(core, from, envelope, status);
+        if wanted.ack {
+            subscriptions::answer(core, from, envelope, "unsubscribed");
+        }
+        return Ok(());
     }
+    check_pattern(&pattern)?;
+    if wanted.last.is_some() && node_of(core, from, application, &pattern).is_some() {
+        return Err(refusal::topic::past_of_subscribed());
+    }
+    subscribe(core, from, application, &pattern, wanted)?;
+    let Some(last) = wanted.last else {
+        if wanted.ack {
+            subscriptions::answer(core, from, envelope, "subscribed");
+        }
+        return Ok(());
+    };
+    subscriptions::answer_recovered(core, from, envelope);
+    replays::begin_pattern(core, from, application, &pattern, last);
     Ok(())
 }
 
@@ -92,6 +103,9 @@ pub(crate) fn unsubscribe(
         found.congested -= 1;
         queues::wake_first(core, Obstacle::Pattern(node));
     }
+    replays::forget(core, from, |replay, channel| {
+        replay.joins.is_none() && pattern::matches(pattern, channel)
+    });
     remove(core, application, node, seat);
     Ok(())
 }
@@ -112,7 +126,15 @@ pub(crate) fn remove(core: &mut Core, application: ApplicationKey, node: NodeKey
 }
 
 /// Ends all subscriptions of a connection that leaves.
-pub(crate) fn leave(core: &mut Core, application: ApplicationKey, topic: TopicSession) {
+pub(crate) fn leave(
+    core: &mut Core,
+    key: ConnectionKey,
+    application: ApplicationKey,
+    topic: TopicSession,
+) {
+    for replay in topic.replays {
+        replays::release(core, key, replay.channel);
+    }
     for (node, seat) in topic.patterns {
         remove(core, application, node, seat);
     }
@@ -132,7 +154,7 @@ fn node_of(
 }
 
 fn check_pattern(pattern: &str) -> Result<(), Refusal> {
-    pattern::fault(pattern).map_or(Ok(()), |why| Err(refusal::no_pattern(why)))
+    pattern::fault(pattern).map_or(Ok(()), |why| Err(refusal::topic::no_pattern(why)))
 }
 
 /// Gives an application a tree for its patterns, and marks its channels.

@@ -1,13 +1,14 @@
 //! What a publication does on a topical channel.
 
 use super::audience::{self, Matching};
-use super::conflation;
+use super::keeping::{self, Placed};
+use super::{conflation, replays};
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::{ApplicationKey, ChannelKey};
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::topic::seat::List;
-use crate::proto::OutFrame;
+use crate::proto::{Extensions, OutFrame, Position};
 
 /// From this many subscribers on it is cheaper that their queues refer to one copy of a small frame.
 const SHARED_BY_MIN: usize = 4;
@@ -27,9 +28,18 @@ pub(crate) fn publish(
     channel: ChannelKey,
     publication: &Publication<'_>,
 ) -> usize {
+    let place = keeping::next_place(core, channel);
+    let position =
+        place.as_ref().map(|(epoch, offset)| Position { epoch: epoch.as_str(), offset: *offset });
+    let publication = Publication { position, ..*publication };
+    if audience::is_replaying(core, channel) {
+        let bytes_max = position.map_or(0, |place| place.frame_bytes_max(publication.body));
+        replays::make_way(core, channel, 1, bytes_max);
+    }
     let matching = audience::take(core, channel);
-    let reached = deliver(core, Some(channel), &matching, publication);
+    let reached = deliver(core, Some(channel), &matching, &publication);
     audience::give_back(core, matching);
+    keeping::settle(core, channel);
     reached
 }
 
@@ -54,13 +64,16 @@ fn deliver(
     publication: &Publication<'_>,
 ) -> usize {
     let mut forms = Forms::new(publication, matching.nodes.len() >= SHARED_BY_MIN);
+    if let Some(channel) = channel {
+        keeping::keep(core, channel, &mut forms);
+    }
     let (reached, asked) = audience::for_each(core, channel, matching, |core, key, list| {
         let Some(frame) = forms.of(core, key) else {
             core.counters.publications_too_large += 1;
             return false;
         };
         match list {
-            List::Live => queues::push(core, key, frame),
+            List::Live | List::Replaying => queues::push(core, key, frame),
             List::Conflating => conflation::push(core, key, publication, frame),
         }
     });
@@ -72,6 +85,12 @@ fn deliver(
     reached
 }
 
+#[inline]
+fn knows_places(core: &Core, key: ConnectionKey) -> bool {
+    let connection = core.connections.get(key);
+    connection.is_some_and(|found| found.extensions.contains(Extensions::TOPIC))
+}
+
 /// Puts the frames of one publication or of several, which all subscribers get as they are, into the
 /// queues of the subscribers of a channel and of the patterns that match it. Returns how many took
 /// them.
@@ -81,21 +100,37 @@ pub(crate) fn fan_out(
     frames: &OutFrame<'_>,
     publications: u32,
 ) -> usize {
+    if audience::is_replaying(core, channel) {
+        let place = Position { epoch: "0123456789ab", offset: 0 }.frame_bytes_max(&[]);
+        let bytes_max = frames.len() + publications as usize * place;
+        replays::make_way(core, channel, publications, bytes_max);
+    }
+    let placed = keeping::place(core, channel, frames, publications);
     let matching = audience::take(core, channel);
     let of_channel = core.router.channels.get(channel).map_or(0, |found| found.subscribers.len());
     let is_shared = of_channel + matching.nodes.len() >= SHARED_BY_MIN;
     let shared = is_shared.then(|| frames.to_shared(&mut core.pool));
     let frames = shared.as_ref().unwrap_or(frames);
+    let mut placed_bytes = 0;
     let (reached, asked) =
         audience::for_each(core, Some(channel), &matching, |core, key, _list| {
-            queues::put(core, key, frames)
+            if matches!(placed, Placed::Not) || !knows_places(core, key) {
+                return queues::put(core, key, frames);
+            }
+            if let Placed::Frames(placed) = &placed {
+                placed_bytes += placed.len() - frames.len();
+                queues::put(core, key, placed)
+            } else {
+                core.counters.publications_too_large += 1;
+                false
+            }
         });
     audience::give_back(core, matching);
     let deliveries = reached as u64 * u64::from(publications);
     core.counters.publications += u64::from(publications);
     core.counters.deliveries += deliveries;
     core.counters.frames_out += deliveries;
-    core.counters.bytes_out += (reached * frames.len()) as u64;
+    core.counters.bytes_out += (reached * frames.len() + placed_bytes) as u64;
     let work = core.turn.fan_out_work(asked, frames.len());
     core.turn.note_work(work);
     if reached == 0 {

@@ -3,14 +3,21 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::broker::history_rule::HistoryRule;
+use crate::broker::state::encoder::EPOCH_BYTES;
 use crate::broker::state::timers::Moment;
 use crate::proto::{BufferPool, COPY_BYTES_MAX, OutFrame, SharedFrame};
 
-/// The length of an epoch.
-pub(crate) const EPOCH_BYTES: usize = 12;
+/// Names one ring: letters and digits. It is another one whenever a ring is made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(pub(crate) [u8; EPOCH_BYTES]);
 
-/// Names one ring. It is another one whenever a ring is made anew.
-pub(crate) type Epoch = [u8; EPOCH_BYTES];
+impl Epoch {
+    #[inline]
+    pub(crate) fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
 
 /// The first chunk of a ring grows up to this size, so that a channel with few messages takes little.
 const FIRST_CHUNK_BYTES: usize = 512;
@@ -26,6 +33,12 @@ pub(crate) struct Bounds {
     /// Of the frames, with their length prefixes.
     pub(crate) bytes: usize,
     pub(crate) age: Option<Duration>,
+}
+
+impl From<&HistoryRule> for Bounds {
+    fn from(rule: &HistoryRule) -> Self {
+        Self { messages: rule.messages, bytes: rule.bytes, age: rule.age }
+    }
 }
 
 /// A ring of publications. Each has an offset, from 1, and the next one has the next.
@@ -91,8 +104,8 @@ impl History {
         }
     }
 
-    pub(crate) fn epoch(&self) -> &str {
-        str::from_utf8(&self.epoch).unwrap_or_default()
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
@@ -129,6 +142,17 @@ impl History {
         self.entries.front().map(|entry| entry.arrived)
     }
 
+    /// Returns whether it has messages that will be too old.
+    #[inline]
+    pub(crate) fn has_to_age(&self) -> bool {
+        self.bounds.age.is_some() && !self.entries.is_empty()
+    }
+
+    /// Returns the time of the newest message in it.
+    pub(crate) fn newest_at(&self) -> Option<Moment> {
+        self.entries.back().map(|entry| entry.arrived)
+    }
+
     /// Returns whether all publications from this offset on are still there.
     pub(crate) fn reaches_back_to(&self, next: u64) -> bool {
         (self.first..=self.next_offset()).contains(&next)
@@ -137,6 +161,33 @@ impl History {
     /// Returns the offset from which on there are so many, or as many as are kept.
     pub(crate) fn newest(&self, messages: u64) -> u64 {
         self.next_offset().saturating_sub(messages).max(self.first)
+    }
+
+    /// Returns the offset of the first message that is still there after so many publications with so
+    /// many bytes together.
+    pub(crate) fn survivor(&self, publications: u32, bytes: usize) -> u64 {
+        let (mut messages, mut held) =
+            (self.entries.len() + publications as usize, self.bytes + bytes);
+        let mut survivor = self.first;
+        for entry in &self.entries {
+            if messages <= self.bounds.messages && held <= self.bounds.bytes {
+                return survivor;
+            }
+            (messages, held, survivor) = (messages - 1, held - entry.bytes as usize, survivor + 1);
+        }
+        if messages <= self.bounds.messages && held <= self.bounds.bytes {
+            return survivor;
+        }
+        // Not all of the new ones would be there.
+        survivor + 1
+    }
+
+    /// Counts a publication that cannot be kept. What was before it is forgotten, because there would be
+    /// a gap.
+    #[cold]
+    pub(crate) fn skip(&mut self, pool: &mut BufferPool) {
+        while self.forget_first(pool) {}
+        self.first += 1;
     }
 
     /// Keeps a publication, which has the next offset, and forgets what is over the bounds with it.
@@ -153,8 +204,7 @@ impl History {
         while self.entries.len() >= self.bounds.messages || self.bytes + bytes > self.bounds.bytes {
             if !self.forget_first(pool) {
                 // It does not fit by itself.
-                self.first += 1;
-                return;
+                return self.skip(pool);
             }
         }
         let place = match frame.as_shared() {
@@ -332,7 +382,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const EPOCH: Epoch = *b"0123456789ab";
+    const EPOCH: Epoch = Epoch(*b"0123456789ab");
 
     fn bounds(messages: usize, bytes: usize) -> Bounds {
         Bounds { messages, bytes, age: None }

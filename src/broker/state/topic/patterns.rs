@@ -76,14 +76,14 @@ impl Node {
     pub(crate) fn list(&self, list: List) -> &[ConnectionKey] {
         match list {
             List::Live => &self.live,
-            List::Conflating => &self.conflating,
+            List::Conflating | List::Replaying => &self.conflating,
         }
     }
 
     fn list_mut(&mut self, list: List) -> &mut Vec<ConnectionKey> {
         match list {
             List::Live => &mut self.live,
-            List::Conflating => &mut self.conflating,
+            List::Conflating | List::Replaying => &mut self.conflating,
         }
     }
 

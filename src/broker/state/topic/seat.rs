@@ -7,6 +7,8 @@ pub(crate) enum List {
     Live,
     /// They get the newest publication alone while they read too slowly.
     Conflating,
+    /// They are still sent what was kept, and stand in no order.
+    Replaying,
 }
 
 /// A list, and the position in it.
@@ -26,7 +28,8 @@ impl Seat {
     pub(crate) fn list(self) -> List {
         match self.0 >> POSITION_BITS {
             0 => List::Live,
-            _ => List::Conflating,
+            1 => List::Conflating,
+            _ => List::Replaying,
         }
     }
 
@@ -48,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_seat_has_its_list_and_position() {
-        for list in [List::Live, List::Conflating] {
+        for list in [List::Live, List::Conflating, List::Replaying] {
             for position in [0, 1, (1 << POSITION_BITS) - 1] {
                 let seat = Seat::new(list, position);
                 assert_eq!((seat.list(), seat.position()), (list, position));

@@ -47,7 +47,10 @@ impl<'a> Wanted<'a> {
         let last = member(payload, "last")?.map(|text| {
             let last = number(text).filter(|last| (1..=LAST_MAX.into()).contains(last));
             last.map(|last| last as u32).ok_or_else(|| {
-                refusal::wanted_invalid("last", "a number of publications from 1 to 2147483648")
+                refusal::topic::wanted_invalid(
+                    "last",
+                    "a number of publications from 1 to 2147483648",
+                )
             })
         });
         let since = member(payload, "since")?.map(|text| {
@@ -56,7 +59,7 @@ impl<'a> Wanted<'a> {
                     "{{\"epoch\": \"<1 to {EPOCH_BYTES_MAX} letters, digits, - and _>\", \"offset\": \
                      <a number in digits alone>}}"
                 );
-                refusal::wanted_invalid("since", &expected)
+                refusal::topic::wanted_invalid("since", &expected)
             })
         });
         let wanted = Self {
@@ -67,7 +70,7 @@ impl<'a> Wanted<'a> {
             ..self
         };
         if wanted.pattern && wanted.since.is_some() {
-            return Err(refusal::since_with_pattern());
+            return Err(refusal::topic::since_with_pattern());
         }
         Ok(wanted)
     }
@@ -79,14 +82,14 @@ impl<'a> Wanted<'a> {
 }
 
 fn member<'a>(payload: &'a str, name: &str) -> Result<Option<&'a str>, Refusal> {
-    only_member(payload, name).map_err(|_| refusal::wanted_invalid(name, "it once"))
+    only_member(payload, name).map_err(|_| refusal::topic::wanted_invalid(name, "it once"))
 }
 
 fn boolean(payload: &str, name: &str) -> Result<bool, Refusal> {
     match member(payload, name)? {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
-        Some(_) => Err(refusal::wanted_invalid(name, "true, or nothing")),
+        Some(_) => Err(refusal::topic::wanted_invalid(name, "true, or nothing")),
     }
 }
 

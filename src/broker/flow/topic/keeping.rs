@@ -1,0 +1,404 @@
+//! What is kept of publications: histories, which the operator gives to channels, and last values,
+//! which publishers ask for.
+//!
+//! A channel of which anything is kept has a reference for that, so that it outlives its subscribers.
+
+use crate::branches::{self, Branch};
+use serde::Serialize;
+
+use crate::broker::flow::forms::{Forms, Publication};
+use crate::broker::flow::{answers, channels};
+use crate::broker::limits::Limits;
+use crate::broker::state::core::Core;
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::refusal::{self, Refusal};
+use crate::broker::state::timers::Due;
+use crate::broker::state::topic::Topic;
+use crate::broker::state::topic::history::{Bounds, Epoch};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Envelope, ErrorCode, Meta, OutFrame, Position};
+
+/// The form in which peers with the extension get publications of a channel with a history.
+pub(crate) enum Placed {
+    /// The channel has no history.
+    Not,
+    /// A frame would be too large with its place.
+    TooLarge,
+    Frames(OutFrame<'static>),
+}
+
+/// Gives publications without a `meta` their places in the history of their channel, and keeps them.
+#[inline]
+pub(crate) fn place(
+    core: &mut Core,
+    channel: ChannelKey,
+    frames: &OutFrame<'_>,
+    publications: u32,
+) -> Placed {
+    let found = core.router.channels.get_mut(channel);
+    let Some(topic) = found.and_then(|found| found.topic.as_deref_mut()) else {
+        return Placed::Not;
+    };
+    let Some(history) = topic.history.as_deref_mut() else { return Placed::Not };
+    let shared;
+    let bytes = if let Some(bytes) = frames.as_bytes() {
+        bytes
+    } else {
+        shared = frames.to_shared(&mut core.pool);
+        shared.as_bytes().unwrap_or_default()
+    };
+    let now = core.turn.now.monotonic.into();
+    let epoch = history.epoch();
+    let position = |offset| Position { epoch: epoch.as_str(), offset };
+    let placed_max = frames.len() + publications as usize * position(0).frame_bytes_max(&[]);
+    let mut placed = core.pool.take(placed_max);
+    if publications == 1 {
+        position(history.next_offset()).append_to(&mut placed, &bytes[HEADER_BYTES..], None);
+        if placed.len() - HEADER_BYTES > core.limits.frame_bytes_max {
+            core.pool.give(placed);
+            history.skip(&mut core.pool);
+            return Placed::TooLarge;
+        }
+        let placed = OutFrame::shared(core.pool.share(placed));
+        history.push(&placed, false, now, &mut core.pool);
+        if topic.is_unsettled() {
+            settle(core, channel);
+        }
+        return Placed::Frames(placed);
+    }
+    // A run is of small frames, which are far from the limit.
+    let mut rest = bytes;
+    while let Some((length, behind)) = rest.split_first_chunk::<HEADER_BYTES>()
+        && let Some((body, behind)) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)
+    {
+        let start = placed.len();
+        position(history.next_offset()).append_to(&mut placed, body, None);
+        history.push(&OutFrame::whole(&placed[start..]), false, now, &mut core.pool);
+        rest = behind;
+    }
+    let placed = OutFrame::shared(core.pool.share(placed));
+    if topic.is_unsettled() {
+        settle(core, channel);
+    }
+    Placed::Frames(placed)
+}
+
+/// Returns the place that the next publication of a channel will have in its history, if it has one.
+pub(crate) fn next_place(core: &Core, channel: ChannelKey) -> Option<(Epoch, u64)> {
+    let topic = core.router.channels.get(channel)?.topic.as_ref()?;
+    topic.history.as_ref().map(|history| (history.epoch(), history.next_offset()))
+}
+
+/// Returns the place of the newest publication of a channel in its history, if it has one.
+pub(crate) fn newest_place(core: &Core, channel: ChannelKey) -> Option<(Epoch, u64)> {
+    next_place(core, channel).map(|(epoch, next)| (epoch, next - 1))
+}
+
+/// Keeps one publication in the form of peers with the extension, in the channel's history or as its
+/// last value.
+#[cold]
+pub(crate) fn keep(core: &mut Core, channel: ChannelKey, forms: &mut Forms<'_>) {
+    let Publication { envelope, meta, position, .. } = *forms.publication();
+    let retains = meta.is_some_and(|meta| meta.retain);
+    if position.is_none() && !retains {
+        return;
+    }
+    let has_attachments = envelope.has_attachments();
+    let frame = forms.topical(core).cloned();
+    let now = core.turn.now;
+    if let Some(found) = core.router.channels.get_mut(channel)
+        && let Some(topic) = found.topic.as_deref_mut()
+        && let Some(history) = topic.history.as_deref_mut()
+    {
+        match &frame {
+            Some(frame) => {
+                history.push(frame, has_attachments, now.monotonic.into(), &mut core.pool);
+            }
+            None => history.skip(&mut core.pool),
+        }
+    }
+    if retains {
+        forget_last(core, channel);
+        let is_null = envelope.payload_str().trim() == "null";
+        if let Some(frame) = frame.filter(|_| !is_null) {
+            branches::note(Branch::Retained);
+            core.router.ensure_topic(channel);
+            let frame = frame.to_exact(&mut core.pool);
+            let value = core.last_values.add(channel, frame, has_attachments, now.unix);
+            core.router.change_topic(channel, |topic| topic.last = Some(value));
+        }
+    }
+    settle(core, channel);
+}
+
+fn topic_of(core: &mut Core, channel: ChannelKey) -> Option<&mut Topic> {
+    core.router.channels.get_mut(channel)?.topic.as_deref_mut()
+}
+
+/// Checks that there is room for a publication that is to be the last value of its channel, which may
+/// not exist yet.
+#[cold]
+pub(crate) fn check(
+    core: &Core,
+    channel: ChannelKey,
+    publication: &Publication<'_>,
+) -> Result<(), Refusal> {
+    let is_null = publication.envelope.payload_str().trim() == "null";
+    if !publication.meta.is_some_and(|meta| meta.retain) || is_null {
+        return Ok(());
+    }
+    let topic = core.router.channels.get(channel).and_then(|found| found.topic.as_ref());
+    let before = topic.and_then(|topic| topic.last.as_ref());
+    let bytes = Position { epoch: "0123456789ab", offset: 0 }.frame_bytes_max(publication.body);
+    let Limits { retained_values_max, retained_bytes_max, .. } = core.limits;
+    if core.last_values.has_room(before, bytes, retained_values_max, retained_bytes_max) {
+        return Ok(());
+    }
+    branches::note(Branch::RetainedRefused);
+    Err(refusal::topic::retained_full())
+}
+
+/// Tells a publisher that its publication was delivered and kept, and where. A filter may have dropped
+/// it, which is not said.
+#[cold]
+pub(crate) fn acknowledge(
+    core: &mut Core,
+    to: ConnectionKey,
+    channel: Option<ChannelKey>,
+    envelope: &Envelope<'_>,
+) {
+    let place = channel.and_then(|channel| newest_place(core, channel));
+    let published = Published {
+        status: "published",
+        epoch: place.as_ref().map(|(epoch, _)| epoch.as_str()),
+        offset: place.as_ref().map(|(_, offset)| *offset),
+    };
+    answers::respond(core, to, envelope, &published);
+}
+
+#[derive(Serialize)]
+struct Published<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+}
+
+/// Returns the channel for a publication of which something is to be kept, if there is none yet.
+#[cold]
+pub(crate) fn claim(
+    core: &mut Core,
+    application: ApplicationKey,
+    id: &str,
+    meta: Option<&Meta<'_>>,
+) -> Result<Option<ChannelKey>, Refusal> {
+    let app_id = core.router.applications.get(application).map(|found| found.id.clone());
+    let has_history = app_id.is_some_and(|app_id| core.limits.history_of(&app_id, id).is_some());
+    if !has_history && !meta.is_some_and(|meta| meta.retain) {
+        return Ok(None);
+    }
+    core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
+    if core.router.channels.len() >= core.limits.channels_max {
+        make_room(core);
+        if core.router.channels.len() >= core.limits.channels_max {
+            branches::note(Branch::ChannelsLimited);
+            return Err(refusal::too_many_channels());
+        }
+    }
+    let Some(channel) = channels::find_or_create(core, application, id) else { return Ok(None) };
+    prepare(core, channel);
+    Ok(Some(channel))
+}
+
+/// Has a channel keep what is published on it next. The caller settles after that.
+pub(crate) fn prepare(core: &mut Core, channel: ChannelKey) {
+    core.router.ensure_topic(channel);
+    hold(core, channel);
+}
+
+/// Forgets what is kept of the channel that nobody has used for the longest time, if there are as many
+/// channels as there may be.
+fn make_room(core: &mut Core) {
+    channels::forget_unused(core);
+    if core.router.channels.len() < core.limits.channels_max {
+        return;
+    }
+    core.turn.note_work(core.router.channels.len() / LOOKS_PER_WORK);
+    let unused = core.router.channels.iter().filter(|(_, channel)| {
+        channel.references == 1 && channel.topic.as_ref().is_some_and(|topic| topic.holds)
+    });
+    let oldest = unused.min_by_key(|(_, channel)| {
+        channel.topic.as_ref().and_then(|topic| topic.history.as_ref()?.newest_at())
+    });
+    if let Some((channel, _)) = oldest {
+        forget_all(core, channel);
+    }
+}
+
+const LOOKS_PER_WORK: usize = 16;
+
+/// Brings a channel's own reference and its timer in line with what is kept of it. The channel may be
+/// removed by that.
+#[cold]
+pub(crate) fn settle(core: &mut Core, channel: ChannelKey) {
+    let Some(topic) = topic_of(core, channel) else { return };
+    let oldest = topic.history.as_ref().and_then(|history| {
+        let age = history.bounds().age?;
+        Some(std::time::Duration::from(history.oldest()?) + age)
+    });
+    let has_timer = topic.ageing.is_some();
+    if oldest.is_some() != has_timer {
+        let timer = oldest.map(|deadline| core.timers.arm(deadline, Due::Ageing(channel)));
+        let before =
+            topic_of(core, channel).and_then(|topic| std::mem::replace(&mut topic.ageing, timer));
+        if let Some(before) = before {
+            core.timers.disarm(before);
+        }
+    }
+    let Some(topic) = topic_of(core, channel) else { return };
+    if topic.keeps() {
+        hold(core, channel);
+        return;
+    }
+    if let Some(found) = core.router.channels.get_mut(channel)
+        && let Some(topic) = found.topic.as_deref_mut()
+    {
+        if let Some(history) = &mut topic.history {
+            history.release_unused(&mut core.pool);
+        }
+        let held = std::mem::take(&mut topic.holds);
+        core.router.forget_idle_topic(channel);
+        if held {
+            core.router.holding -= 1;
+            core.router.release(channel);
+        }
+    }
+}
+
+fn hold(core: &mut Core, channel: ChannelKey) {
+    let held = topic_of(core, channel).map(|topic| std::mem::replace(&mut topic.holds, true));
+    if held == Some(false) {
+        core.router.holding += 1;
+        core.router.retain(channel);
+    }
+}
+
+/// Forgets messages that have become too old.
+#[cold]
+pub(crate) fn age(core: &mut Core, channel: ChannelKey) {
+    branches::note(Branch::HistoryAged);
+    let now = core.turn.now.monotonic.into();
+    if let Some(found) = core.router.channels.get_mut(channel)
+        && let Some(topic) = found.topic.as_deref_mut()
+    {
+        topic.ageing = None;
+        if let Some(history) = &mut topic.history {
+            history.forget_old(now, &mut core.pool);
+        }
+    }
+    settle(core, channel);
+}
+
+/// Forgets the messages of a channel's history. Returns how many there were. The caller settles.
+pub(crate) fn forget_history(core: &mut Core, channel: ChannelKey) -> usize {
+    let Some(found) = core.router.channels.get_mut(channel) else { return 0 };
+    let history = found.topic.as_deref_mut().and_then(|topic| topic.history.as_deref_mut());
+    history.map_or(0, |history| history.clear(&mut core.pool))
+}
+
+/// Forgets the last value of a channel. Returns whether there was one. The caller settles.
+pub(crate) fn forget_last(core: &mut Core, channel: ChannelKey) -> bool {
+    let Some(value) = topic_of(core, channel).and_then(|topic| topic.last.take()) else {
+        return false;
+    };
+    core.last_values.remove(&value);
+    core.pool.give_shared(value.frame);
+    true
+}
+
+/// Forgets all that is kept of a channel.
+pub(crate) fn forget_all(core: &mut Core, channel: ChannelKey) {
+    forget_history(core, channel);
+    forget_last(core, channel);
+    settle(core, channel);
+}
+
+/// Applies changed histories to all channels.
+#[cold]
+pub(crate) fn reconfigure(core: &mut Core) {
+    for channel in core.router.channels.keys() {
+        let Some((owner, found)) = core.router.names(channel) else { continue };
+        let bounds = core.limits.history_of(&owner.id, &found.id).map(Bounds::from);
+        let before = found.topic.as_ref().and_then(|topic| topic.history.as_ref());
+        match (before.map(|history| history.bounds()), bounds) {
+            (None, None) => {}
+            (Some(before), Some(bounds)) if before == bounds => {}
+            (None, Some(_)) => channels::give_history(core, channel),
+            (Some(_), Some(bounds)) => {
+                branches::note(Branch::HistoryBoundsChanged);
+                let now = core.turn.now.monotonic.into();
+                if let Some(found) = core.router.channels.get_mut(channel)
+                    && let Some(topic) = found.topic.as_deref_mut()
+                    && let Some(history) = &mut topic.history
+                {
+                    history.change_bounds(bounds, now, &mut core.pool);
+                    if let Some(timer) = topic.ageing.take() {
+                        core.timers.disarm(timer);
+                    }
+                }
+                settle(core, channel);
+            }
+            (Some(_), None) => {
+                branches::note(Branch::HistoryTaken);
+                forget_history(core, channel);
+                core.router.change_topic(channel, |topic| topic.history = None);
+                settle(core, channel);
+            }
+        }
+    }
+}
+
+/// Forgets the oldest messages of all histories, and then the oldest last values, until no more memory
+/// than this is held or nothing is kept any more.
+#[cold]
+pub(crate) fn shrink(core: &mut Core, bytes_max: usize) {
+    if core.memory_bytes() <= bytes_max {
+        return;
+    }
+    let mut oldest: std::collections::BTreeSet<_> = core
+        .router
+        .channels
+        .iter()
+        .filter_map(|(key, channel)| {
+            Some((channel.topic.as_ref()?.history.as_ref()?.oldest()?, key))
+        })
+        .collect();
+    while core.memory_bytes() > bytes_max
+        && let Some((_, channel)) = oldest.pop_first()
+    {
+        branches::note(Branch::HistoryShrunk);
+        let Some(found) = core.router.channels.get_mut(channel) else { continue };
+        let Some(history) = found.topic.as_deref_mut().and_then(|topic| topic.history.as_mut())
+        else {
+            continue;
+        };
+        history.shrink(&mut core.pool);
+        if let Some(next) = history.oldest() {
+            oldest.insert((next, channel));
+        } else {
+            settle(core, channel);
+        }
+        core.pool.trim();
+    }
+    while core.memory_bytes() > bytes_max
+        && let Some(channel) = core.last_values.oldest()
+    {
+        branches::note(Branch::RetainedShed);
+        if !forget_last(core, channel) {
+            break;
+        }
+        settle(core, channel);
+        core.pool.trim();
+    }
+}
