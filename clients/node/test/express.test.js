@@ -9,6 +9,7 @@ const path = require('node:path');
 const express = require('express');
 const { openPage } = require('./browser.js');
 const { Process, startServer, eventually, once, joined, served, web } = require('./support.js');
+const { topical } = require('./topic_peer.js');
 const { ipcProxy, ipcEvents, ipcStream } = require('../index.js');
 
 describe('Express', () => {
@@ -229,17 +230,76 @@ test('streams in a real browser, as events and as lines, and one that ends with 
   assert.deepEqual(reasons, ['caller']);
 });
 
-/** A line to a port of this machine that can be cut and mended. */
+const LOG = `<!doctype html><title>log</title><script>
+  const seen = [];
+  const events = new EventSource('/events');
+  events.onmessage = ({ data, lastEventId }) => seen.push([lastEventId, JSON.parse(data)]);
+  events.addEventListener('gap', ({ data }) => seen.push(['gap', JSON.parse(data)]));
+</script>`;
+
+test('a page that loses its line goes on at another front end, and hears what is gone', { timeout: 120_000 }, async (t) => {
+  const server = await topical(t, { messages: 4 });
+  const { channels } = server;
+  const publish = (from, to) => { for (let n = from; n <= to; n += 1) channels.publish('log', n); };
+  const ports = [];
+  for (const name of ['one', 'two']) {
+    const client = await server.client();
+    const events = ipcEvents(client, 'log', { retry: 20 });
+    const base = await web(t, (req, res) => {
+      if (req.url === '/events') events(req, res);
+      else res.setHeader('Content-Type', 'text/html').end(req.url === '/' ? LOG : name);
+    });
+    ports.push(Number(new URL(base).port));
+  }
+  const line = await breakable(t, ports[0]);
+  const page = await openPage(t, line.url);
+  const seen = async () => JSON.parse(await page.evaluate("typeof seen === 'object' ? JSON.stringify(seen) : '[]'"));
+  const sees = (last) => eventually(`${JSON.stringify(last)} on the page`, async () => {
+    const all = await seen();
+    return JSON.stringify(all.at(-1)) === JSON.stringify(last) && all;
+  });
+  await eventually('subscribed', () => channels.asked.length > 0);
+  // The page may have its answer a moment later than the server was asked.
+  await eventually('live', async () => await page.evaluate("typeof events === 'object' && events.readyState") === 1);
+  publish(1, 2);
+  await sees(['e1:2', 2]);
+  line.cut();
+  publish(3, 4);
+  await eventually('tried again', () => line.refused > 0);
+  line.mend(ports[1]);
+  assert.deepEqual(await sees(['e1:4', 4]), [1, 2, 3, 4].map((n) => [`e1:${n}`, n]), 'the other one has never seen them');
+  publish(5, 5);
+  await sees(['e1:5', 5]);
+  // The server keeps four: at the first one, which heard all of them, nothing is missing all the same.
+  line.cut();
+  publish(6, 12);
+  line.mend(ports[0]);
+  assert.deepEqual((await sees(['e1:12', 12])).map(([, n]) => n), Array.from({ length: 12 }, (_, at) => at + 1));
+  // The server is started again: what it had is gone, and the page is told, once.
+  line.cut();
+  server.cut();
+  channels.restart('e2');
+  publish(13, 13);
+  line.mend(ports[1]);
+  const all = await sees(['e2:1', 13]);
+  assert.deepEqual(all.slice(12), [['gap', null], ['e2:1', 13]]);
+});
+
+/** A line to a port of this machine that can be cut, and mended, also to another port. */
 async function breakable(t, port) {
   const sockets = new Set();
   const line = {
     refused: 0,
     isCut: false,
+    port,
     cut() {
       line.isCut = true;
       for (const socket of sockets) socket.destroy();
     },
-    mend() { line.isCut = false; },
+    mend(to = line.port) {
+      line.port = to;
+      line.isCut = false;
+    },
   };
   const server = net.createServer((near) => {
     near.on('error', () => {});
@@ -248,7 +308,7 @@ async function breakable(t, port) {
       near.destroy();
       return;
     }
-    const far = net.connect(port, '127.0.0.1');
+    const far = net.connect(line.port, '127.0.0.1');
     far.on('error', () => {});
     for (const [from, to] of [[near, far], [far, near]]) {
       sockets.add(from);
