@@ -218,14 +218,13 @@ export interface Gap {
   pattern: string | undefined;
   /** The number of missing messages; null if nobody knows. */
   missed: number | null;
-  /** The place up to which everything came; null where there was no history. */
-  since: Place | null;
+  /** The place up to which messages had come; null where there was no history. */
+  seen: Place | null;
   /** The place behind which it goes on; null where there is no history. */
-  epoch: string | null;
-  offset: number | null;
+  from: Place | null;
 }
 
-/** On a new connection a subscription has gone on where it was: nothing is missing. */
+/** On a new connection a subscription has gone on where it was, or begun where `since` said: nothing is missing. */
 export interface Resumed extends Place {
   channel: string;
   /** The number of messages that were published meanwhile, which follow. */

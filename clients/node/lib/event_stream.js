@@ -171,8 +171,8 @@ class EventStream {
   }
 
   /** The connection was interrupted, and publications in between are lost. */
-  tellOfGap({ channel, missed, epoch, offset }) {
-    const place = epoch === null || this.isPattern ? null : { epoch, offset };
+  tellOfGap({ channel, missed, from }) {
+    const place = this.isPattern ? null : from;
     const text = Buffer.from(gapEvent(missed, this.isPattern && channel !== null ? channel : undefined));
     this.add({ id: null, text, place, channel, isKept: false, message: undefined });
   }

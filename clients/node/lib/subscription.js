@@ -126,30 +126,29 @@ class Subscription extends ContextEmitter {
     }
     const place = this.placeOf(channel);
     const { epoch: formerEpoch, offset: former } = place;
-    const since = this.place;
+    const seen = this.place;
     // Whoever is new gets what it asked for, the others whatever comes.
     const from = newest - (isKnown ? kept : Math.min(kept, last));
     place.epoch = epoch;
     const mayMiss = isKnown ? isResumed || formerEpoch !== undefined : this.since !== undefined;
     if (epoch === undefined) {
-      if (isKnown ? isResumed : mayMiss) this.tellOfGap(channel, null, since, null);
+      if (isKnown ? isResumed : mayMiss) this.tellOfGap(channel, null, seen, null);
     } else if (!mayMiss) {
       place.offset = Math.max(from, formerEpoch === epoch ? former : 0);
     } else if (formerEpoch !== epoch || former > newest) {
       place.offset = from;
-      this.tellOfGap(channel, null, since, this.place);
+      this.tellOfGap(channel, null, seen, this.place);
     } else if (former < newest - kept) {
       place.offset = from;
-      this.tellOfGap(channel, from - former, since, this.place);
-    } else if (isKnown && isResumed) {
+      this.tellOfGap(channel, from - former, seen, this.place);
+    } else if (isResumed || !isKnown) {
       this.onTold(this, 'resumed', { channel, messages: newest - former, epoch, offset: newest });
     }
   }
 
-  tellOfGap(channel, missed, since, place) {
-    const { epoch = null, offset = null } = place ?? {};
-    const pattern = this.isPattern ? this.channel : undefined;
-    const gap = { channel, pattern, missed, since, epoch, offset };
+  /** @param {object | null} from the place behind which it goes on */
+  tellOfGap(channel, missed, seen, from) {
+    const gap = { channel, pattern: this.isPattern ? this.channel : undefined, missed, seen, from };
     this.onGap?.(gap);
     this.onTold(this, 'gap', gap);
   }

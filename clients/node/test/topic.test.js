@@ -97,10 +97,12 @@ test('last and since, and what messages say of their place', async (t) => {
   assert.deepEqual(await until(three, 5), [3, 4, 5]);
   assert.deepEqual(three.place, { epoch: 'e1', offset: 5 });
   three.unsubscribe();
+  const resumed = collected(client, 'resumed');
   const since = client.subscribe('log', { since: { epoch: 'e1', offset: 2 } });
   const { value: message } = await since.next();
   assert.deepEqual([message.payload, message.epoch, message.offset, message.retained], [3, 'e1', 3, false]);
   assert.deepEqual(await until(since, 5), [4, 5]);
+  assert.deepEqual(resumed, [{ channel: 'log', messages: 3, epoch: 'e1', offset: 5, subscription: since }]);
   since.unsubscribe();
   // A handler may ask as well, and 0 is before the first.
   const handled = [];
@@ -113,14 +115,14 @@ test('last and since, and what messages say of their place', async (t) => {
     const foreign = client.subscribe('log', { since: place });
     const [gap] = await once(foreign, 'gap');
     const pattern = undefined;
-    assert.deepEqual(gap, { channel: 'log', pattern, missed, since: place, epoch: 'e1', offset: 5 });
+    assert.deepEqual(gap, { channel: 'log', pattern, missed, seen: place, from: { epoch: 'e1', offset: 5 } });
     assert.deepEqual(gaps.pop(), { ...gap, subscription: foreign });
     foreign.unsubscribe();
   }
   channels.ring('log').kept.splice(0, 3);
   const late = client.subscribe('log', { since: { epoch: 'e1', offset: 1 } });
   const [gap] = await once(late, 'gap');
-  assert.deepEqual([gap.missed, gap.offset], [4, 5]);
+  assert.deepEqual([gap.missed, gap.from.offset], [4, 5]);
   channels.publish('log', 6);
   assert.deepEqual(await until(late, 6), [6]);
   const both = client.subscribe('log', { since: { epoch: 'e0', offset: 1 }, last: 2 });
@@ -244,7 +246,7 @@ test('a gap says how much is missing, as far as that is known', async (t) => {
   channels.publish('log', 10);
   assert.deepEqual(await until(log, 10), [10]);
   const pattern = undefined;
-  const known = { channel: 'log', pattern, missed: 8, since: { epoch: 'e1', offset: 1 }, epoch: 'e1', offset: 9 };
+  const known = { channel: 'log', pattern, missed: 8, seen: { epoch: 'e1', offset: 1 }, from: { epoch: 'e1', offset: 9 } };
   assert.deepEqual(told.splice(0), [known]);
   assert.deepEqual(gaps.splice(0), [{ ...known, subscription: log }]);
   // A server that was started again does not know what there was.
@@ -255,7 +257,7 @@ test('a gap says how much is missing, as far as that is known', async (t) => {
   channels.publish('log', 3);
   assert.deepEqual(await until(log, 3), [3]);
   assert.deepEqual(told.splice(0),
-    [{ channel: 'log', pattern, missed: null, since: { epoch: 'e1', offset: 10 }, epoch: 'e2', offset: 2 }]);
+    [{ channel: 'log', pattern, missed: null, seen: { epoch: 'e1', offset: 10 }, from: { epoch: 'e2', offset: 2 } }]);
   // Who asked for the newest gets them again behind a gap.
   const newest = client.subscribe('log', { last: 1 });
   assert.deepEqual(await until(newest, 3), [3]);
@@ -283,7 +285,7 @@ test('offsets that jump while the line holds are a gap, and those that repeat no
   }
   send('g', 2, 'e2');
   assert.deepEqual(await until(log, 'g'), ['a', 'b', 'e', 'f', 'odd', 'odd', 'odd', 'odd', 'g']);
-  assert.deepEqual(gaps.map(({ missed, offset }) => [missed, offset]), [[2, 4]]);
+  assert.deepEqual(gaps.map(({ missed, from }) => [missed, from.offset]), [[2, 4]]);
   assert.equal(channels.asked.length, 1);
 });
 
@@ -295,7 +297,7 @@ test('without a history a gap is all that is known; a pattern tells of it per ch
   await client.ping();
   await blink(server, client);
   await eventually('a gap', () => gaps.length === 1);
-  const nothing = { missed: null, since: null, epoch: null, offset: null };
+  const nothing = { missed: null, seen: null, from: null };
   assert.deepEqual(gaps.pop(), { channel: 'plain', pattern: undefined, ...nothing });
   client.unsubscribe('plain');
 
@@ -314,7 +316,7 @@ test('without a history a gap is all that is known; a pattern tells of it per ch
   server.channels.publish('prices.a', 7);
   assert.deepEqual(await until(prices, 7), [6, 7]);
   assert.deepEqual(gaps.splice(0), [{ channel: 'prices.a', pattern: 'prices.*', missed: 3,
-    since: { epoch: 'e1', offset: 1 }, epoch: 'e1', offset: 4, subscription: prices }]);
+    seen: { epoch: 'e1', offset: 1 }, from: { epoch: 'e1', offset: 4 }, subscription: prices }]);
   prices.unsubscribe();
   // With `last` it gets the newest of each channel again, and none twice.
   const newest = client.subscribePattern('prices.*', { last: 1 });
@@ -598,7 +600,7 @@ test('a drain in between: the next server has another epoch, and what waits is s
   const published = client.publish('log', 'kept', { ack: true });
   assert.deepEqual(await until(log, 'kept'), ['kept']);
   assert.equal((await published).epoch, 'e2');
-  assert.deepEqual((await gap)[0].epoch, 'e2');
+  assert.deepEqual((await gap)[0].from.epoch, 'e2');
 });
 
 test('numbers that the program reads its own way are numbers in a place', async (t) => {

@@ -124,7 +124,7 @@ async function topics(client: ipc.IPCClient, pool: ipc.IPCPool): Promise<void> {
   }
   client.subscribe('log', (message) => message.offset, { since: { epoch: 'e', offset: 5 }, conflate: true });
   const log = pool.subscribe<string>('log', { last: 10, since: { epoch: 'e', offset: 0 }, conflate: false, buffer: 5 });
-  log.on('gap', ({ channel, missed, since }) => console.log(channel?.length, (missed ?? 0) + (since?.offset ?? 0)));
+  log.on('gap', ({ channel, missed, seen, from }) => console.log(channel?.length, missed, seen?.offset, from?.epoch));
   log.once('resumed', ({ messages, epoch, offset }) => console.log(messages + offset, epoch));
   const at: number | undefined = log.place?.offset;
   client.on('gap', ({ pattern, subscription }) => console.log(pattern?.length, subscription?.dropped));
@@ -134,7 +134,7 @@ async function topics(client: ipc.IPCClient, pool: ipc.IPCPool): Promise<void> {
   const published: [string, string | undefined, number | undefined] = [messageId, epoch, offset];
   const ended: boolean = client.unsubscribePattern('prices.>');
   const { subscribedPatterns } = client.getConnectionInfo();
-  const gap: ipc.Gap['since'] = log.place;
+  const gap: ipc.Gap['seen'] = log.place;
   // @ts-expect-error a pattern has no place in a history
   client.subscribePattern('prices.*', { since: { epoch: 'e', offset: 5 } });
   // @ts-expect-error a place has an epoch
