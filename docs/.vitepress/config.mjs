@@ -45,6 +45,7 @@ const SIDEBAR = [
     ['Requests', '/guide/requests'],
     ['Serving', '/guide/serving'],
     ['Publish and subscribe', '/guide/publish-subscribe'],
+    ['Patterns, last values, histories', '/guide/topics'],
     ['Notifications', '/guide/notifications'],
     ['Deadlines and cancelling', '/guide/deadlines'],
     ['Streams', '/guide/streams'],
