@@ -14,6 +14,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         // Larger than the frames that are copied into each queue.
         scenario("fan_out/16KiB_to_100", 100, text("publish", "news", 16 << 10)),
         pipelined("fan_out/32_of_192B_to_100", 100, 32),
+        Scenario::new("fan_out/192B_to_10_of_10000_patterns", Work::Frames(10), to_patterns),
+        Scenario::new("fan_out/192B_to_10_that_conflate", Work::Frames(10), to_conflating),
         over_unix_sockets("fan_out/192B_to_100_over_unix_sockets", 100),
         Scenario::new("fan_out/from_a_handle_to_1", Work::Frames(1), from_a_handle),
     ]
@@ -21,6 +23,39 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 fn scenario(name: &'static str, subscribers: usize, body: String) -> Scenario {
     Scenario::new(name, Work::Frames(subscribers), move || published(subscribers, framed(&body)))
+}
+
+const SUBSCRIBERS: usize = 10;
+
+/// Ten subscribers, each with a pattern that matches, among ten thousand patterns.
+fn to_patterns() -> impl FnMut() {
+    const PATTERNS: usize = 10_000;
+    let mut memory = Memory::new();
+    let matching =
+        [">", "a.>", "a.b.>", "a.b.*", "a.*.c", "*.b.c", "*.*.c", "*.b.*", "a.*.*", "*.*.*"];
+    for (at, pattern) in matching.iter().enumerate() {
+        let key = memory.with_extension(&format!("subscriber-{at}"), "topic");
+        memory.subscribe(key, pattern, r#"{"ack":true,"pattern":true}"#);
+        for other in 0..PATTERNS / SUBSCRIBERS - 1 {
+            memory.subscribe(key, &format!("a.{at}.{other}.*"), r#"{"ack":true,"pattern":true}"#);
+        }
+    }
+    publishes(memory, "a.b.c")
+}
+
+fn to_conflating() -> impl FnMut() {
+    let mut memory = Memory::new();
+    for at in 0..SUBSCRIBERS {
+        let key = memory.with_extension(&format!("subscriber-{at}"), "topic");
+        memory.subscribe(key, "news", r#"{"ack":true,"conflate":true}"#);
+    }
+    publishes(memory, "news")
+}
+
+fn publishes(mut memory: Memory, channel: &str) -> impl FnMut() + use<> {
+    let publisher = memory.connected("publisher");
+    let read = framed(&small("publish", channel));
+    move || assert_eq!(memory.turn(publisher, &read), SUBSCRIBERS * read.len())
 }
 
 /// Many publications in one read, so that those for a subscriber are sent as one piece.

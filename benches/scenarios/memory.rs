@@ -36,10 +36,15 @@ impl Memory {
 
     /// A connection that has negotiated `call`.
     pub(super) fn extended(&mut self, connection_id: &str) -> ConnectionKey {
+        self.with_extension(connection_id, "call")
+    }
+
+    /// A connection that has negotiated an extension.
+    pub(super) fn with_extension(&mut self, connection_id: &str, extension: &str) -> ConnectionKey {
         let key = self.broker.accept().expect("there is room");
         let connect = format!(
             "{{\"action\":\"connect\",\"connection_id\":\"{connection_id}\",\
-             \"extensions\":[\"call\"]}}"
+             \"extensions\":[\"{extension}\"]}}"
         );
         assert_ne!(self.turn(key, &frame("request", "system", &connect)), 0);
         key
@@ -50,6 +55,12 @@ impl Memory {
         let sent = self.turn(key, &frame("subscribe", channel_id, r#"{"ack":true}"#));
         assert_ne!(sent, 0, "a subscription is acknowledged");
         key
+    }
+
+    /// Subscribes a connection with what the extension `topic` offers.
+    pub(super) fn subscribe(&mut self, key: ConnectionKey, channel_id: &str, payload: &str) {
+        let sent = self.turn(key, &frame("subscribe", channel_id, payload));
+        assert_ne!(sent, 0, "a subscription is acknowledged");
     }
 
     /// Keeps the bytes that this connection is sent in each turn in [`Memory::seen`].

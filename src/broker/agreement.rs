@@ -14,6 +14,7 @@ use super::state::keys::{ChannelKey, ConnectionKey};
 use super::state::requests::{Answerer, PendingRequest};
 use super::state::router::{Application, Channel};
 use super::state::topic::seat::{List, Seat};
+use super::state::topic::session::Pending;
 
 /// The users of a channel that its own lists do not name.
 #[derive(Default)]
@@ -64,6 +65,14 @@ fn check_connections(core: &Core) -> Result<(), String> {
     let is_present = |found: &Connection| !found.is_refused() && !is_closed(found);
     agree("places that are taken", connections.present(), count(&is_present))?;
     for (key, connection) in connections.iter() {
+        let pending = connection.pending().map_or(0, Pending::len);
+        let awaits = pending > 0 || connection.is_replaying || connection.congested.is_some();
+        if connection.awaits_room != awaits {
+            return Err(format!("{key:?} is not told when its queue has room"));
+        }
+        if pending > 0 && connection.send.is_empty() {
+            return Err(format!("{key:?} does not get what waits for it"));
+        }
         if connection.held == Held::Memory && !core.budget.paused.contains(&key) {
             return Err(format!("{key:?} waits for memory, and is not listed"));
         }
@@ -120,6 +129,7 @@ fn check_memory(core: &Core) -> Result<(), String> {
         let replays = session.topic.as_ref().map_or(0, |topic| topic.replays.len());
         (session.subscriptions.len() + patterns) * SUBSCRIPTION_BYTES
             + replays * REPLAY_BYTES
+            + session.topic.as_ref().map_or(0, |topic| topic.pending.bytes())
             + owed * OWED_BYTES
             + session.calls.as_ref().map_or(0, |index| index.bytes())
     });

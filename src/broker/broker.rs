@@ -8,7 +8,7 @@ use super::embed::handle::{self, Outer, note_unsent};
 use super::embed::handlers::Handlers;
 use super::embed::publication::Publication;
 use super::flow::run::Run;
-use super::flow::topic::replays;
+use super::flow::topic::{conflation, replays};
 use super::flow::{closing, drain, hand_out, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
 use super::peer::dispatch::{self, Outcome};
@@ -357,9 +357,8 @@ impl Broker {
         let is_sent = flushed.unsent_bytes == 0
             && !written.holds
             && matches!(connection.state(), State::Closing);
-        if connection.congested.is_some() | connection.is_replaying {
-            queues::note_sent(core, key);
-            replays::note_sent(core, key);
+        if connection.awaits_room {
+            note_sent(core, key);
         }
         if is_sent {
             closing::linger(core, key);
@@ -542,6 +541,14 @@ impl Drop for Broker {
             handle::leave_if_inside(&self.handlers.remote, &outer);
         }
     }
+}
+
+/// Lets go on who waits until a queue is shorter.
+#[cold]
+fn note_sent(core: &mut Core, key: ConnectionKey) {
+    queues::note_sent(core, key);
+    conflation::note_sent(core, key);
+    replays::note_sent(core, key);
 }
 
 /// Returns whether a new connection may stay. Nobody makes room for a user who is not admitted.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
 use crate::broker::flow::forms::Publication;
+use crate::broker::flow::topic::publishing::{self, Hearers};
 use crate::broker::flow::{answers, measuring, queues, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::{Address, Encoded, head_of};
@@ -72,10 +73,10 @@ impl<'a> Context<'a> {
         payload: &T,
     ) -> Result<usize, SendError> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
-        let Some(channel) = self.find_channel(app_id, channel_id) else { return Ok(0) };
+        let Some(hearers) = Hearers::find(self.core, app_id, channel_id) else { return Ok(0) };
         let (app_id, channel_id) = (escaped(app_id), escaped(channel_id));
         let address = Address { app_id: &app_id, channel_id: &channel_id };
-        publish(self.core, channel, address, MessageType::Publish, &payload)
+        publish(self.core, hearers, address, MessageType::Publish, &payload)
     }
 
     /// Sends a message of any type to all subscribers of its channel. Returns the number of
@@ -99,14 +100,14 @@ impl<'a> Context<'a> {
         channel_id: &str,
         message: &Message,
     ) -> Result<usize, SendError> {
-        let Some(channel) = self.find_channel(app_id, channel_id) else { return Ok(0) };
+        let Some(hearers) = Hearers::find(self.core, app_id, channel_id) else { return Ok(0) };
         if message.payload.carried().is_some() {
             let stamp = self.core.encoder.stamp(self.core.turn.now.unix);
             let head = head_of(message, &stamp);
-            return publish_attached(self.core, channel, head.borrowed(), &message.payload);
+            return publish_attached(self.core, hearers, head.borrowed(), &message.payload);
         }
         let encoded = self.encode(message)?;
-        Ok(fan_out(self.core, channel, encoded))
+        Ok(fan_out(self.core, hearers, encoded))
     }
 
     /// Sends a message to every connection of an application. Returns the number of connections that
@@ -295,7 +296,7 @@ impl<'a> Context<'a> {
 /// Sends a payload to all subscribers of a channel. Returns the number that it was queued for.
 pub(crate) fn publish(
     core: &mut Core,
-    channel: ChannelKey,
+    hearers: Hearers<'_>,
     address: Address<'_>,
     message_type: MessageType,
     payload: &Json<'_>,
@@ -311,24 +312,30 @@ pub(crate) fn publish(
         meta: None,
     };
     if payload.carried().is_some() {
-        return publish_attached(core, channel, head, payload);
+        return publish_attached(core, hearers, head, payload);
     }
     let encoded = core.encoder.text(&mut core.pool, &head, payload.as_str());
     let encoded = check_size(core, encoded)?;
-    Ok(fan_out(core, channel, encoded))
+    Ok(fan_out(core, hearers, encoded))
 }
 
 /// Publishes a payload with attachments, in the form that each subscriber takes: as if a peer had sent it.
 #[cold]
 fn publish_attached(
     core: &mut Core,
-    channel: ChannelKey,
+    hearers: Hearers<'_>,
     head: Head<'_>,
     payload: &Json<'_>,
 ) -> Result<usize, SendError> {
     let frame = write_attached(core, head, payload)?;
     let (envelope, body) = read_attached(&frame)?;
     let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+    let channel = match hearers {
+        Hearers::OfChannel(channel) => channel,
+        Hearers::OfPatterns(application, name) => {
+            return Ok(publishing::publish_unlisted(core, application, name, &publication));
+        }
+    };
     let reached = subscriptions::fan_out_in_forms(core, channel, &publication);
     if reached > 0 {
         measuring::note_publications(core, channel, core.turn.now.monotonic.into(), 1);
@@ -375,7 +382,12 @@ fn check_size(core: &mut Core, encoded: Encoded) -> Result<Encoded, SendError> {
     Ok(encoded)
 }
 
-fn fan_out(core: &mut Core, channel: ChannelKey, encoded: Encoded) -> usize {
+fn fan_out(core: &mut Core, hearers: Hearers<'_>, encoded: Encoded) -> usize {
+    let Hearers::OfChannel(channel) = hearers else {
+        let reached = publishing::publish_own(core, hearers, &encoded.frame());
+        core.encoder.recycle(encoded);
+        return reached.unwrap_or_default();
+    };
     let reached = subscriptions::fan_out(core, channel, &encoded.frame(), 1);
     if reached > 0 {
         measuring::note_publications(core, channel, core.turn.now.monotonic.into(), 1);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::{self, SendError};
+use crate::broker::flow::topic::publishing::Hearers;
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
-use crate::broker::state::keys::{ChannelKey, Key};
+use crate::broker::state::keys::Key;
 use crate::proto::{Json, MessageType, escaped};
 
 /// A payload for the subscribers of a channel.
@@ -55,11 +56,14 @@ impl Topic {
         &self.channel_id
     }
 
-    fn find(&self, core: &Core) -> Option<ChannelKey> {
+    fn find(&self, core: &Core) -> Option<Hearers<'_>> {
         let known = Key::from_bits(self.key.load(Ordering::Relaxed));
-        known.filter(|key| core.router.channels.get(*key).is_some()).or_else(|| {
-            let found = find(core, &self.app_id, &self.channel_id)?;
-            self.key.store(found.to_bits(), Ordering::Relaxed);
+        let known = known.filter(|key| core.router.channels.get(*key).is_some());
+        known.map(Hearers::OfChannel).or_else(|| {
+            let found = Hearers::find(core, &self.app_id, &self.channel_id)?;
+            if let Hearers::OfChannel(key) = found {
+                self.key.store(key.to_bits(), Ordering::Relaxed);
+            }
             Some(found)
         })
     }
@@ -87,10 +91,10 @@ impl Publication {
 
     /// Puts it into the queues of the channel's subscribers. A channel that does not exist has none.
     pub(crate) fn deliver(self, core: &mut Core) -> Result<usize, SendError> {
-        let publish = |core: &mut Core, channel: Option<_>, app_id: &str, channel_id: &str| {
-            let Some(channel) = channel else { return Ok(0) };
+        let publish = |core: &mut Core, found: Option<_>, app_id: &str, channel_id: &str| {
+            let Some(hearers) = found else { return Ok(0) };
             let address = Address { app_id, channel_id };
-            context::publish(core, channel, address, MessageType::Publish, &self.payload)
+            context::publish(core, hearers, address, MessageType::Publish, &self.payload)
         };
         match &self.to {
             Destination::Topic(topic) => {
@@ -98,13 +102,9 @@ impl Publication {
             }
             Destination::Named(ids, app_id_bytes) => {
                 let (app_id, channel_id) = ids.split_at(*app_id_bytes);
-                let channel = find(core, app_id, channel_id);
-                publish(core, channel, &escaped(app_id), &escaped(channel_id))
+                let found = Hearers::find(core, app_id, channel_id);
+                publish(core, found, &escaped(app_id), &escaped(channel_id))
             }
         }
     }
-}
-
-fn find(core: &Core, app_id: &str, channel_id: &str) -> Option<ChannelKey> {
-    core.router.channel(core.router.application(app_id)?, channel_id)
 }

@@ -14,6 +14,7 @@ use super::part_sender::PartSender;
 use super::responder::{Remote, Responder};
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
 use crate::broker::flow::forms::Publication;
+use crate::broker::flow::topic::publishing::Hearers;
 use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -193,7 +194,8 @@ impl<'a> Delivery<'a> {
     ) -> Result<usize, SendError> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
         let app_id = self.parts.envelope.app_id();
-        let found = self.context.find_channel(&app_id.decode(), channel_id);
+        let app_name = app_id.decode();
+        let found = Hearers::find(self.context.core, &app_name, channel_id);
         let Some(channel) = found else { return Ok(0) };
         let address = Address { app_id: app_id.raw(), channel_id: &escaped(channel_id) };
         context::publish(self.context.core, channel, address, message_type, &payload)

@@ -261,6 +261,9 @@ pub(crate) fn held_bytes(connection: &Connection) -> usize {
             + session.calls.as_ref().map_or(0, |index| index.bytes())
             + owed * OWED_BYTES
             + session.subscriptions.len() * SUBSCRIPTION_BYTES
+            + session.topic.as_ref().map_or(0, |topic| {
+                topic.patterns.len() * SUBSCRIPTION_BYTES + topic.pending.held_bytes()
+            })
             + session.requests.len() * request_bytes
             + session.request_bytes
     });

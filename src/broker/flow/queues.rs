@@ -48,7 +48,9 @@ pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> b
 /// Lets those who wait for a queue that was over its high-water mark go on, if it has drained.
 pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get(key) else { return };
-    if connection.send.len() <= connection.high_water_bytes(&core.limits) / 2 {
+    if connection.congested.is_some()
+        && connection.send.len() <= connection.high_water_bytes(&core.limits) / 2
+    {
         uncongest(core, key);
     }
 }
@@ -68,6 +70,7 @@ fn congest(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     debug_assert!(connection.congested.is_none());
     connection.congested = Some(core.timers.arm(deadline, Due::Grace(key)));
+    connection.awaits_room = true;
     let Some(session) = connection.session() else { return };
     for (channel, seat) in &session.subscriptions {
         if let Some(channel) = core.router.channels.get_mut(*channel).filter(|_| seat.is_live()) {
@@ -94,6 +97,7 @@ pub(crate) fn renew_grace(core: &mut Core, key: ConnectionKey) {
 pub(crate) fn uncongest(core: &mut Core, key: ConnectionKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let Some(grace) = connection.congested.take() else { return };
+    connection.mind_room();
     // It could say nothing until now.
     connection.last_activity = core.turn.now.monotonic.into();
     connection.gives_way = connection.held == Held::NextTurn;

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use serde::Serialize;
 
 use super::forms::{Forms, Publication};
-use super::topic::{publishing, replays};
+use super::topic::{conflation, publishing, replays};
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
@@ -236,6 +236,9 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
     }
     replays::forget(core, key, |replay, _| replay.channel == channel);
     remove(core, channel, seat);
+    if !seat.is_live() {
+        conflation::note_unsubscribed(core, key);
+    }
     channels::disown_unused(core, key, channel);
     true
 }

@@ -267,7 +267,7 @@ fn look_at(
     has_meta: bool,
 ) -> Result<(usize, bool), Stop> {
     match audience::measure(core, channel) {
-        Ok(count) => Ok((count, has_meta || publishing::is_one_by_one(core, channel))),
+        Ok(found) => Ok((found.subscribers, has_meta || found.is_one_by_one)),
         Err(obstacle) => {
             queues::park(core, from, obstacle);
             Err(Stop::Held)
@@ -326,7 +326,7 @@ fn publish_to_patterns(
     let is_heard = !matching.nodes.is_empty();
     audience::give_back(core, matching);
     let subscribers = match measured {
-        Ok(subscribers) => subscribers,
+        Ok(found) => found.subscribers,
         Err(obstacle) => {
             queues::park(core, from, obstacle);
             return Err(Stop::Held);

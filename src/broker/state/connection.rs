@@ -14,7 +14,7 @@ use super::peer::PackedPeer;
 use super::request_id::RequestId;
 use super::timers::{Moment, TimerKey};
 use super::topic::seat::Seat;
-use super::topic::session::TopicSession;
+use super::topic::session::{Pending, TopicSession};
 use crate::broker::limits::{HANDSHAKE_QUEUE_BYTES_MAX, Limits};
 use crate::proto::system::CancelReason;
 use crate::proto::{Extensions, RecvBuffer, SendQueue};
@@ -49,6 +49,9 @@ pub(crate) struct Connection {
     pub(crate) timer: Option<TimerKey>,
     /// The end of the grace of a queue that is over its high-water mark.
     pub(crate) congested: Option<TimerKey>,
+    /// Somebody waits until its queue is shorter: those behind it while it is congested, or what it
+    /// gets then.
+    pub(crate) awaits_room: bool,
     pub(crate) last_activity: Moment,
     /// The time of the last read, since which the messages in the receive buffer have waited.
     pub(crate) last_read: Moment,
@@ -385,6 +388,7 @@ impl Connection {
             send: SendQueue::default(),
             timer: None,
             congested: None,
+            awaits_room: false,
             last_activity: now.into(),
             last_read: now.into(),
             unfinished_since: now.into(),
@@ -473,6 +477,21 @@ impl Connection {
         if !std::mem::replace(&mut self.flush_due, true) {
             agenda.flushes.push_back(key);
         }
+    }
+
+    /// What waits for it because it conflates.
+    pub(crate) fn pending(&self) -> Option<&Pending> {
+        Some(&self.session()?.topic.as_ref()?.pending)
+    }
+
+    pub(crate) fn pending_mut(&mut self) -> Option<&mut Pending> {
+        Some(&mut self.session_mut()?.topic.as_mut()?.pending)
+    }
+
+    /// Notes whether anything waits until its queue is shorter.
+    pub(crate) fn mind_room(&mut self) {
+        let is_awaited = self.pending().is_some_and(|pending| !pending.is_empty());
+        self.awaits_room = is_awaited || self.is_replaying || self.congested.is_some();
     }
 
     #[inline]

@@ -43,6 +43,9 @@ pub struct Counters {
     pub publications_too_large: u64,
     /// Publications without a subscriber.
     pub publications_unheard: u64,
+    /// Publications that a subscriber that conflates did not get, because a newer one of the same channel
+    /// took their place while it read too slowly.
+    pub publications_conflated: u64,
     /// Deliveries: each publication counts once for each subscriber that it reached.
     pub deliveries: u64,
     /// Messages of histories and last values that were sent to subscribers who asked for them.

@@ -17,31 +17,58 @@ pub(crate) struct Matching {
     kept_by: Option<ChannelKey>,
 }
 
-/// What stands in the way of a publication, or the number of those who hear it.
-pub(crate) fn measure(core: &mut Core, channel: ChannelKey) -> Result<usize, Obstacle> {
-    let Some(target) = core.router.channels.get(channel) else { return Ok(0) };
+/// The number of those who hear a publication.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    pub(crate) subscribers: usize,
+    /// Each publication has to be delivered by itself.
+    pub(crate) is_one_by_one: bool,
+}
+
+/// Returns the extent of a publication's audience, or what stands in its way.
+pub(crate) fn measure(core: &mut Core, channel: ChannelKey) -> Result<Extent, Obstacle> {
+    let Some(target) = core.router.channels.get(channel) else { return Ok(Extent::default()) };
     if target.congested > 0 {
         return Err(Obstacle::Subscriber(channel));
     }
-    let of_channel =
-        target.subscribers.len() + target.topic.as_ref().map_or(0, |topic| topic.conflating.len());
+    let topic = target.topic.as_ref();
+    let subscribers = target.subscribers.len() + topic.map_or(0, |topic| topic.conflating.len());
+    let is_one_by_one = topic.is_some_and(|topic| topic.is_one_by_one());
     let matching = take(core, channel);
     let of_patterns = measure_patterns(core, &matching);
     give_back(core, matching);
-    of_patterns.map(|count| of_channel + count)
+    let of_patterns = of_patterns?;
+    Ok(Extent {
+        subscribers: subscribers + of_patterns.subscribers,
+        is_one_by_one: is_one_by_one || of_patterns.is_one_by_one,
+    })
 }
 
 /// Does the same for the patterns alone.
-pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<usize, Obstacle> {
-    let mut count = 0;
+pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<Extent, Obstacle> {
+    let mut extent = Extent::default();
     for key in &matching.nodes {
         let Some(node) = core.router.patterns.nodes.get(*key) else { continue };
         if node.congested > 0 {
             return Err(Obstacle::Pattern(*key));
         }
-        count += node.subscribers();
+        extent.subscribers += node.subscribers();
+        extent.is_one_by_one |= !node.conflating.is_empty();
     }
-    Ok(count)
+    Ok(extent)
+}
+
+/// Returns whether each publication on a channel has to be delivered by itself.
+pub(crate) fn is_one_by_one(core: &mut Core, channel: ChannelKey) -> bool {
+    let topic = core.router.channels.get(channel).and_then(|target| target.topic.as_ref());
+    if topic.is_some_and(|topic| topic.is_one_by_one()) {
+        return true;
+    }
+    let matching = take(core, channel);
+    let mut nodes = matching.nodes.iter().filter_map(|key| core.router.patterns.nodes.get(*key));
+    let is_one_by_one = nodes.any(|node| !node.conflating.is_empty());
+    give_back(core, matching);
+    is_one_by_one
 }
 
 /// Takes the patterns that match a channel's name. They are looked up if they have changed.
@@ -134,9 +161,9 @@ pub(crate) fn give_back(core: &mut Core, matching: Matching) {
     }
 }
 
-/// Calls a function for each subscriber of the channel and of the patterns, and for none twice: for
-/// those of the live lists first, and then for the others. Returns how many of them took the
-/// publication, and how many there are.
+/// Calls a function for each subscriber of the channel and of the patterns, and for none twice. One
+/// that conflates by one of its subscriptions conflates. Returns how many of them took the publication,
+/// and how many there are.
 pub(crate) fn for_each(
     core: &mut Core,
     channel: Option<ChannelKey>,
@@ -153,9 +180,10 @@ pub(crate) fn for_each(
         topic.replaying.iter().for_each(|key| _ = core.connections.is_first_of_round(*key));
     }
     let (mut reached, mut asked) = (0, 0);
-    for list in [List::Live, List::Conflating] {
-        if let Some(channel) = channel {
-            let Some(keys) = core.router.take_list(channel, list) else { continue };
+    for list in [List::Conflating, List::Live] {
+        if let Some(channel) = channel
+            && let Some(keys) = core.router.take_list(channel, list)
+        {
             for key in &keys {
                 if core.connections.is_first_of_round(*key) {
                     asked += 1;

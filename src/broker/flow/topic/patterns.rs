@@ -1,6 +1,6 @@
 //! Subscriptions to patterns.
 
-use super::replays;
+use super::{conflation, replays};
 use crate::broker::flow::{queues, subscriptions};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
 use crate::broker::state::connection::Obstacle;
@@ -107,6 +107,7 @@ pub(crate) fn unsubscribe(
         replay.joins.is_none() && pattern::matches(pattern, channel)
     });
     remove(core, application, node, seat);
+    conflation::note_unsubscribed(core, from);
     Ok(())
 }
 
@@ -135,6 +136,7 @@ pub(crate) fn leave(
     for replay in topic.replays {
         replays::release(core, key, replay.channel);
     }
+    core.budget.tables_bytes -= topic.pending.bytes();
     for (node, seat) in topic.patterns {
         remove(core, application, node, seat);
     }

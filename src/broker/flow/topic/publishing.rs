@@ -8,16 +8,32 @@ use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::topic::seat::List;
-use crate::proto::{Extensions, OutFrame, Position};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Envelope, Extensions, OutFrame, Position};
 
 /// From this many subscribers on it is cheaper that their queues refer to one copy of a small frame.
 const SHARED_BY_MIN: usize = 4;
 
-/// Returns whether publications on this channel have to be delivered one by one, because each has a
-/// place of its own in what the channel keeps.
-pub(crate) fn is_one_by_one(core: &Core, channel: ChannelKey) -> bool {
-    let topic = core.router.channels.get(channel).and_then(|target| target.topic.as_ref());
-    topic.is_some_and(|topic| topic.is_one_by_one())
+/// Those who hear what the process itself publishes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hearers<'a> {
+    OfChannel(ChannelKey),
+    /// There is no such channel, but its name may match patterns of the application.
+    OfPatterns(ApplicationKey, &'a str),
+}
+
+impl<'a> Hearers<'a> {
+    /// Finds those who may hear a channel. `None`: nobody does.
+    pub(crate) fn find(core: &Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
+        let key = core.router.application(app_id)?;
+        match core.router.channel(key, channel_id) {
+            Some(channel) => Some(Self::OfChannel(channel)),
+            None => {
+                let application = core.router.applications.get(key)?;
+                application.patterns.map(|_| Self::OfPatterns(key, channel_id))
+            }
+        }
+    }
 }
 
 /// Delivers one publication, in the form that each subscriber takes. Returns how many got it.
@@ -63,6 +79,7 @@ fn deliver(
     matching: &Matching,
     publication: &Publication<'_>,
 ) -> usize {
+    let name = publication.envelope.channel_id();
     let mut forms = Forms::new(publication, matching.nodes.len() >= SHARED_BY_MIN);
     if let Some(channel) = channel {
         keeping::keep(core, channel, &mut forms);
@@ -74,7 +91,7 @@ fn deliver(
         };
         match list {
             List::Live | List::Replaying => queues::push(core, key, frame),
-            List::Conflating => conflation::push(core, key, publication, frame),
+            List::Conflating => conflation::push(core, key, name, frame),
         }
     });
     let work = core.turn.fan_out_work(asked, publication.body.len());
@@ -91,6 +108,26 @@ fn knows_places(core: &Core, key: ConnectionKey) -> bool {
     connection.is_some_and(|found| found.extensions.contains(Extensions::TOPIC))
 }
 
+/// Delivers one publication of the process itself by itself. `None`: it has no ids that a peer could
+/// send, and is delivered as it is.
+#[cold]
+pub(crate) fn publish_own(
+    core: &mut Core,
+    hearers: Hearers<'_>,
+    frame: &OutFrame<'_>,
+) -> Option<usize> {
+    let frame = frame.to_kept(&mut core.pool);
+    let body = &frame.bytes()[HEADER_BYTES..];
+    let envelope = Envelope::parse_binary(body).ok()?;
+    let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+    Some(match hearers {
+        Hearers::OfChannel(channel) => publish(core, channel, &publication),
+        Hearers::OfPatterns(application, name) => {
+            publish_unlisted(core, application, name, &publication)
+        }
+    })
+}
+
 /// Puts the frames of one publication or of several, which all subscribers get as they are, into the
 /// queues of the subscribers of a channel and of the patterns that match it. Returns how many took
 /// them.
@@ -100,6 +137,12 @@ pub(crate) fn fan_out(
     frames: &OutFrame<'_>,
     publications: u32,
 ) -> usize {
+    if publications == 1
+        && audience::is_one_by_one(core, channel)
+        && let Some(reached) = publish_own(core, Hearers::OfChannel(channel), frames)
+    {
+        return reached;
+    }
     if audience::is_replaying(core, channel) {
         let place = Position { epoch: "0123456789ab", offset: 0 }.frame_bytes_max(&[]);
         let bytes_max = frames.len() + publications as usize * place;

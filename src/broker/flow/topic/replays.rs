@@ -169,7 +169,7 @@ fn hears(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> bool {
 
 fn push(core: &mut Core, key: ConnectionKey, replay: Replay) {
     let Some(connection) = core.connections.get_mut(key) else { return };
-    connection.is_replaying = true;
+    (connection.is_replaying, connection.awaits_room) = (true, true);
     let Some(session) = connection.session_mut() else { return };
     session.topic.get_or_insert_default().replays.push_back(replay);
     core.budget.tables_bytes += REPLAY_BYTES;
@@ -416,6 +416,7 @@ pub(crate) fn forget(
     if topic.replays.is_empty() {
         topic.replays = VecDeque::new();
         connection.is_replaying = false;
+        connection.mind_room();
     }
     for channel in gone {
         release(core, key, channel);

@@ -1,0 +1,158 @@
+use super::*;
+
+const MARK: usize = 4_096;
+
+fn world() -> World {
+    World::new(Limits { queue_high_water_bytes: MARK, ..Limits::default() })
+}
+
+fn large(at: usize) -> Value {
+    json!([at, "x".repeat(1_000)])
+}
+
+fn numbers(heard: &[(String, Value)]) -> Vec<(&str, u64)> {
+    heard.iter().map(|(channel, payload)| (&**channel, payload[0].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_slow_reader_gets_the_newest_of_each_channel_and_holds_nobody_back() {
+    for is_pattern in [false, true] {
+        let mut world = world();
+        let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+        if is_pattern {
+            world.want(slow, "a.*", json!({"pattern": true, "conflate": true}));
+        } else {
+            world.want(slow, "a.x", json!({"conflate": true}));
+            world.want(slow, "a.y", json!({"conflate": true}));
+        }
+        world.stalled.push(slow);
+        for at in 0..20 {
+            world.put(publisher, "a.x", &large(at));
+            world.put(publisher, "a.y", &large(at));
+            assert!(!world.is_parked(publisher));
+        }
+        world.pass(Duration::from_secs(60));
+        assert!(world.closed.is_empty(), "it is not closed for that");
+        assert!(world.connection(slow).send.len() <= MARK);
+        world.stalled.clear();
+        world.relieve(slow);
+        world.act();
+        let got = world.heard(slow);
+        for channel in ["a.x", "a.y"] {
+            let of_channel = numbers(&got).into_iter().filter(|(name, _)| *name == channel);
+            let of_channel: Vec<u64> = of_channel.map(|(_, at)| at).collect();
+            assert!(of_channel.is_sorted() && of_channel.last() == Some(&19), "{of_channel:?}");
+        }
+        let counters = &world.broker.core.counters;
+        assert_eq!(counters.publications_conflated, 40 - got.len() as u64);
+        assert_eq!(counters.slow_consumers, 0);
+        // Then it is live again.
+        world.put(publisher, "a.x", &json!([20]));
+        assert_eq!(numbers(&world.heard(slow)), [("a.x", 20)]);
+        world.hang_up(slow);
+        world.hang_up(publisher);
+        assert_eq!(world.broker.core.budget.tables_bytes, 0);
+    }
+}
+
+#[test]
+fn who_reads_in_time_gets_all() {
+    let mut world = world();
+    let (reader, publisher) = (world.topical("reader"), world.connected("app", "publisher"));
+    world.want(reader, "a", json!({"conflate": true}));
+    for at in 0..20 {
+        world.put(publisher, "a", &large(at));
+    }
+    assert_eq!(world.heard(reader).len(), 20);
+    assert_eq!(world.broker.core.counters.publications_conflated, 0);
+}
+
+#[test]
+fn a_publication_larger_than_the_mark_reaches_an_empty_queue_without_a_grace() {
+    let mut world = world();
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    world.want(slow, "a", json!({"conflate": true}));
+    world.stalled.push(slow);
+    for at in 0..3 {
+        world.put(publisher, "a", &json!([at, "x".repeat(2 * MARK)]));
+    }
+    world.pass(Duration::from_secs(60));
+    assert!(world.closed.is_empty() && !world.is_parked(publisher));
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    let got = world.heard(slow);
+    assert_eq!(numbers(&got), [("a", 0), ("a", 2)]);
+}
+
+#[test]
+fn who_conflates_by_one_subscription_conflates() {
+    let mut world = world();
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    world.want(slow, "a.*", json!({"pattern": true, "conflate": true}));
+    world.stalled.push(slow);
+    for at in 0..10 {
+        world.put(publisher, "a.x", &large(at));
+    }
+    // A later subscription does not put newer publications before those that wait.
+    world.stalled.clear();
+    world.broker.core.limits.queue_high_water_bytes = 1 << 20;
+    world.send(slow, &message("app", "subscribe", "a.x", "s", &json!({})));
+    world.stalled.push(slow);
+    world.put(publisher, "a.x", &large(10));
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    let got = world.heard(slow);
+    assert!(numbers(&got).iter().map(|(_, at)| at).is_sorted());
+    assert_eq!(numbers(&got).last(), Some(&("a.x", 10)));
+}
+
+#[test]
+fn what_waits_goes_with_its_subscription() {
+    let mut world = world();
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    for (channel, is_pattern) in [("a.x", false), ("a.y", false), ("b.*", true), ("b.x", false)] {
+        let conflate = channel != "b.x";
+        world.want(slow, channel, json!({"pattern": is_pattern, "conflate": conflate}));
+    }
+    world.stalled.push(slow);
+    for at in 0..10 {
+        for channel in ["a.x", "a.y", "b.x", "b.y"] {
+            world.put(publisher, channel, &large(at));
+        }
+    }
+    for (channel, is_pattern) in [("a.x", false), ("b.*", true)] {
+        let payload = json!({"pattern": is_pattern});
+        world.send(slow, &message("app", "unsubscribe", channel, "u", &payload));
+    }
+    world.put(publisher, "b.x", &large(10));
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    let got = world.heard(slow);
+    let late: Vec<_> = numbers(&got).into_iter().filter(|(_, at)| *at >= 9).collect();
+    // What it still subscribes to without conflation goes into its queue at once, and in order.
+    assert_eq!(late, [("b.x", 9), ("a.y", 9), ("b.x", 10)]);
+}
+
+#[test]
+fn what_waits_counts_as_memory_of_its_reader() {
+    let mut world = World::new(Limits {
+        queue_high_water_bytes: MARK,
+        memory_bytes_max: 2 << 20,
+        ..Limits::default()
+    });
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    world.want(slow, ">", json!({"pattern": true, "conflate": true}));
+    world.stalled.push(slow);
+    for at in 0..2_000 {
+        world.put(publisher, &format!("a.{at}"), &large(at));
+        assert!(world.broker.core.memory_bytes() <= (2 << 20) + (64 << 10));
+        if !world.closed.is_empty() {
+            break;
+        }
+        world.pass(Duration::from_millis(100));
+    }
+    assert_eq!(world.closed, [slow], "it holds the most");
+}

@@ -1,0 +1,53 @@
+use super::*;
+
+#[test]
+fn publications_of_the_process_reach_patterns() {
+    let mut world = World::new(Limits::default());
+    let (reader, plain) = (world.topical("reader"), world.connected("app", "plain"));
+    world.want_pattern(reader, "a.*");
+    world.want_pattern(reader, "*.b");
+    world.subscribe(plain, "app", "a.b");
+    let sent = ["a.b", "a.c", "c"]
+        .map(|channel| world.broker.context().publish("app", channel, &1).expect("it is JSON"));
+    assert_eq!(sent, [2, 1, 0]);
+    let missing = world.broker.context().publish("nobody", "a.b", &1).expect("it is JSON");
+    assert_eq!(missing, 0);
+    world.act();
+    assert_eq!(world.heard(reader), heard([("a.b", 1), ("a.c", 1)]));
+    assert_eq!(world.heard(plain), heard([("a.b", 1)]));
+    let note = Message::new(
+        crate::MessageType::Publish,
+        "app",
+        "a.d",
+        crate::Json::from_serialize(&2).unwrap(),
+    );
+    let sent = world.broker.context().publish_message(&note).expect("it fits");
+    world.act();
+    assert_eq!((sent, world.heard(reader)), (1, heard([("a.d", 2)])));
+    assert_eq!(world.broker.core.router.channels.len(), 1, "no channel is created for that");
+}
+
+#[test]
+fn other_threads_reach_patterns_and_those_who_conflate() {
+    let limits = Limits { queue_high_water_bytes: 4_096, ..Limits::default() };
+    let mut world = World::new(limits);
+    let (reader, slow) = (world.topical("reader"), world.topical("slow"));
+    world.want_pattern(reader, "a.*");
+    world.want(slow, "a.b", json!({"conflate": true}));
+    let handle = world.broker.handle();
+    let publisher = handle.publisher("app", "a.b");
+    world.stalled.push(slow);
+    for at in 0..10 {
+        publisher.publish(&json!([at, "x".repeat(1_000)])).unwrap();
+        handle.publish("app", "a.c", &at).unwrap();
+    }
+    world.broker.run_mailbox();
+    world.act();
+    assert_eq!(world.heard(reader).len(), 20);
+    assert!(world.closed.is_empty());
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    let last = world.heard(slow).pop().unwrap();
+    assert_eq!((&*last.0, &last.1[0]), ("a.b", &json!(9)));
+}
