@@ -148,6 +148,7 @@ impl Soak {
         let empty = Witness::appear(&server.targets[0], &account)?.look()?;
         let total = Mutex::new(account.take());
         let alarm = Arc::new(Alarm::default());
+        let kept = settings.with_file_name("restarted.toml");
         let targets = server.targets.clone();
         let harness =
             Harness { targets: &targets, server: server.pid(), settings, stop: &alarm.stop };
@@ -168,8 +169,9 @@ impl Soak {
             }
             let (total, alarm) = (&total, &alarm);
             if self.plays(RESTARTS) {
+                let kept = &kept;
                 let random = Random::new(self.seed, RESTARTS_STREAM);
-                scope.spawn(move || match restarts::run(restarted.clone(), random, alarm) {
+                scope.spawn(move || match restarts::run(restarted.clone(), kept, random, alarm) {
                     Ok(account) => lock(total).merge(account),
                     Err(what) => alarm.raise(format!("{RESTARTS}: {what}")),
                 });

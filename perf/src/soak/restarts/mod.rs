@@ -1,11 +1,14 @@
 //! Ends and starts a separate server again and again, while the crate's own clients reconnect to it.
 //! Every request ends with an answer, or with an error that says whether it may have been executed.
-//! Subscriptions have gaps only where the client reported a lost connection.
+//! Subscriptions have gaps only where the client reported one, and none where only their line was cut: then
+//! they get what the server kept meanwhile.
 
+mod cutter;
 mod publications;
 mod requests;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -13,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use ipc_framework::client::{self, Client, ClientOptions, Event, Reconnect};
 
-use self::publications::{Subscriber, publish};
+use self::cutter::Cutter;
+use self::publications::{CHANNEL, Subscriber, publish};
 use self::requests::{LOST_IN_A_DRAIN, Requester, serve};
 use super::RESTARTS;
 use super::account::Account;
@@ -27,6 +31,9 @@ const APPLICATION: &str = "bench";
 const REQUESTERS: usize = 4;
 const PUBLISHERS: usize = 2;
 const SUBSCRIBERS: usize = 2;
+const CUT: &str = "the line of a subscriber cut";
+/// Messages that the channel keeps: more than are published while a client reconnects.
+const KEPT: u32 = 20_000;
 const DRAINED: &str = "the server drained and started again";
 /// Ports below those that systems choose by themselves.
 const PORTS: std::ops::Range<u16> = 12_000..28_000;
@@ -102,6 +109,8 @@ struct Clients {
     worker: Client,
     publishers: Vec<Client>,
     subscribers: Vec<Subscriber>,
+    /// The line of the last subscriber.
+    cutter: Cutter,
 }
 
 impl Clients {
@@ -111,6 +120,12 @@ impl Clients {
             let target = targets.next().unwrap_or_else(|| unreachable!("two at least"));
             connect(target, shared)
         };
+        let Some(Endpoint::Tcp(tcp)) =
+            server.targets.iter().find(|target| matches!(target, Endpoint::Tcp(_)))
+        else {
+            return Err("the server listens on no TCP port".into());
+        };
+        let cutter = Cutter::start(*tcp)?;
         let worker = client()?;
         let executed = serve(&worker, shared, REQUESTERS)?;
         let mut clients = Self {
@@ -118,6 +133,7 @@ impl Clients {
             worker,
             publishers: Vec::new(),
             subscribers: Vec::new(),
+            cutter,
         };
         for index in 0..REQUESTERS {
             let executed = Arc::clone(&executed);
@@ -129,6 +145,8 @@ impl Clients {
         for _ in 0..SUBSCRIBERS {
             clients.subscribers.push(Subscriber::listen(client()?, PUBLISHERS, shared)?);
         }
+        let client = connect(&Endpoint::Tcp(clients.cutter.address), shared)?;
+        clients.subscribers.push(Subscriber::listen(client, PUBLISHERS, shared)?);
         Ok(clients)
     }
 
@@ -176,10 +194,16 @@ fn free_port() -> Result<u16, String> {
 /// Restarts the server until the time is over. Returns the outcomes of all messages.
 pub(super) fn run(
     mut orders: Orders,
+    settings_path: &Path,
     mut random: Random,
     alarm: &Arc<Alarm>,
 ) -> Result<Account, String> {
     orders.port = free_port()?;
+    let settings = format!(
+        "[[history]]\napp = \"{APPLICATION}\"\nchannel = \"{CHANNEL}\"\nmessages = {KEPT}\n"
+    );
+    std::fs::write(settings_path, settings).map_err(|error| format!("settings: {error}"))?;
+    orders.settings = Some(settings_path.to_owned());
     let server = Server::start(&orders)?;
     let shared = Arc::new(Shared { alarm: Arc::clone(alarm), ..Shared::default() });
     let clients = Clients::connect(&server, &shared)?;
@@ -230,6 +254,24 @@ fn check_drains(account: &Account) -> Result<(), String> {
     Err(format!("{lost} requests were lost in {drains} drains"))
 }
 
+/// Waits until the subscriber whose line was cut goes on. The server was there all the time, and has kept
+/// what was published.
+fn cut(clients: &Clients, shared: &Shared) -> Result<(), String> {
+    shared.account().fault(CUT);
+    let Some(subscriber) = clients.subscribers.last() else { return Ok(()) };
+    let (begin, before) = (Instant::now(), subscriber.resumed());
+    while subscriber.resumed() == before {
+        if shared.is_ending() {
+            return Ok(());
+        }
+        if begin.elapsed() > BACK_MAX {
+            return Err("a subscriber whose line was cut did not go on without a gap".into());
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(())
+}
+
 fn restart_again_and_again(
     mut server: Server,
     orders: &Orders,
@@ -242,8 +284,12 @@ fn restart_again_and_again(
     loop {
         let calm = CALM_MILLISECONDS.start + random.below(CALM_MILLISECONDS.len());
         let begin = Instant::now();
+        let mut cuts_at = Some(Duration::from_millis(random.below(calm) as u64));
         while begin.elapsed() < Duration::from_millis(calm as u64) && !shared.alarm.is_over() {
             thread::sleep(LOOK_INTERVAL);
+            if cuts_at.take_if(|at| *at < begin.elapsed()).is_some() && clients.cutter.cut() > 0 {
+                cut(clients, shared)?;
+            }
         }
         server.sample(Duration::ZERO)?;
         if shared.alarm.is_over() {

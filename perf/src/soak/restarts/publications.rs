@@ -1,4 +1,4 @@
-//! Publications while the server restarts.
+//! Publications while the server restarts and lines to it are cut, on a channel with a history.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -11,7 +11,7 @@ use super::super::account::kind;
 use super::super::lock;
 use super::{BACK_MAX, LOOK_INTERVAL, Shared};
 
-const CHANNEL: &str = "news";
+pub(super) const CHANNEL: &str = "news";
 const PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Deserialize, Serialize)]
@@ -57,8 +57,10 @@ pub(super) struct Subscriber {
 
 #[derive(Debug, Default)]
 struct Heard {
-    /// The number of times that the connection was lost.
-    losses: u64,
+    /// The number of gaps that the client reported.
+    gaps: u64,
+    /// The number of times that it went on without one.
+    resumed: u64,
     /// The publications of each publisher.
     of: Vec<FromOne>,
 }
@@ -68,14 +70,14 @@ struct FromOne {
     sent: u64,
     last: u64,
     received: u64,
-    /// The number of losses at the time of the last publication.
-    losses: u64,
+    /// The number of gaps at the time of the last publication.
+    gaps: u64,
 }
 
 impl Heard {
-    /// Checks that publications come in order and once, with gaps only where the connection was lost.
+    /// Checks that publications come in order and once, with gaps only where the client said so.
     fn note(&mut self, publication: &Publication) -> Result<(), String> {
-        let losses = self.losses;
+        let gaps = self.gaps;
         let Publication { publisher, number, .. } = *publication;
         let of = self.of.get_mut(publisher).ok_or("a publisher that nobody knows")?;
         if publication.text != text(number) {
@@ -84,10 +86,10 @@ impl Heard {
         if number <= of.last {
             return Err(format!("publication {number} of {publisher} came after {}", of.last));
         }
-        if number > of.last + 1 && of.losses == losses {
+        if number > of.last + 1 && of.gaps == gaps {
             return Err(format!("between {} and {number} of {publisher} some are lost", of.last));
         }
-        (of.last, of.losses) = (number, losses);
+        (of.last, of.gaps) = (number, gaps);
         of.received += 1;
         Ok(())
     }
@@ -99,14 +101,16 @@ impl Subscriber {
         publishers: usize,
         shared: &Arc<Shared>,
     ) -> Result<Self, String> {
-        let heard =
-            Arc::new(Mutex::new(Heard { losses: 0, of: vec![FromOne::default(); publishers] }));
+        let heard = Arc::new(Mutex::new(Heard {
+            of: vec![FromOne::default(); publishers],
+            ..Heard::default()
+        }));
         let subscriber = Self { client, heard, shared: Arc::clone(shared) };
         let heard = Arc::clone(&subscriber.heard);
-        subscriber.client.on_event(move |event| {
-            if let Event::Disconnected { .. } = event {
-                lock(&heard).losses += 1;
-            }
+        subscriber.client.on_event(move |event| match event {
+            Event::Gap { .. } => lock(&heard).gaps += 1,
+            Event::Resumed { .. } => lock(&heard).resumed += 1,
+            _ => {}
         });
         let (heard, of_handler) = (Arc::clone(&subscriber.heard), Arc::clone(shared));
         let handler = move |message: ipc_framework::Message| {
@@ -130,7 +134,12 @@ impl Subscriber {
         self.lock().of.iter().map(|of| of.received).collect()
     }
 
-    /// Waits for the last publications. Those that did not come were lost with a connection.
+    /// Returns the number of times that it went on without a gap.
+    pub(super) fn resumed(&self) -> u64 {
+        self.lock().resumed
+    }
+
+    /// Waits for the last publications. Those that did not come were lost in gaps that were reported.
     pub(super) fn settle(&self) -> Result<(), String> {
         let begin = Instant::now();
         while self.lock().of.iter().any(|of| of.last < of.sent) {
@@ -143,7 +152,7 @@ impl Subscriber {
         for of in &self.lock().of {
             account.done(kind::CLIENT_PUBLICATION, of.received);
             let missed = of.last - of.received;
-            account.lost(kind::CLIENT_PUBLICATION, "told: a connection lost meanwhile", missed);
+            account.lost(kind::CLIENT_PUBLICATION, "told: a gap", missed);
         }
         Ok(())
     }
@@ -158,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_only_where_the_connection_was_lost() {
-        let mut heard = Heard { losses: 0, of: vec![FromOne::default()] };
+    fn a_gap_is_only_where_the_client_said_so() {
+        let mut heard = Heard { of: vec![FromOne::default()], ..Heard::default() };
         assert!(heard.note(&publication(2)).is_err());
         assert_eq!(heard.note(&publication(1)), Ok(()));
         assert!(heard.note(&publication(3)).is_err());
-        heard.losses += 1;
+        heard.gaps += 1;
         assert_eq!(heard.note(&publication(3)), Ok(()));
         assert!(heard.note(&publication(5)).is_err());
         assert_eq!((heard.of[0].last, heard.of[0].received), (3, 2));
@@ -171,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_comes_twice_or_altered_is_seen() {
-        let mut heard = Heard { losses: 0, of: vec![FromOne::default()] };
+        let mut heard = Heard { of: vec![FromOne::default()], ..Heard::default() };
         assert!(heard.note(&Publication { text: "another".to_owned(), ..publication(1) }).is_err());
         assert_eq!(heard.note(&publication(1)), Ok(()));
         assert!(heard.note(&publication(1)).is_err());
