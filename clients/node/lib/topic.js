@@ -69,6 +69,8 @@ class Topic {
   join(reader, how) {
     const { client } = this;
     this.checkSupport(reader);
+    // Until the server has answered, what comes of the channel comes by a pattern, and is for that one's readers.
+    if (!this.isAsked) reader.isHeld = true;
     if (!client.connection.hasTopic) this.joinPlain(reader, how);
     else if (!reader.hasWish) this.ask([reader], {}, false, how);
     else if (this.isAwaited) this.waiting.push(reader);

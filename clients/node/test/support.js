@@ -127,6 +127,14 @@ async function served(t, options) {
   return server;
 }
 
+/** The arguments of a server that keeps so many messages of channels that match a pattern, in the application `bench`. */
+function withHistories(t, histories) {
+  const file = path.join(temporaryDirectory(t), 'ipc.toml');
+  fs.writeFileSync(file, Object.entries(histories).map(([channel, messages]) => (
+    `[[history]]\napp = "bench"\nchannel = ${JSON.stringify(channel)}\nmessages = ${messages}\n`)).join('\n'));
+  return ['--config', file];
+}
+
 /** The server of the PyPI package, killed after the test. */
 async function servedPublished(t, options) {
   const server = await startPublished(options);
@@ -283,6 +291,6 @@ function certificates(t, { days = 30, name = 'DNS:localhost' } = {}) {
 }
 
 module.exports = {
-  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, served, servedPublished, closed, joined,
+  REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, served, withHistories, servedPublished, closed, joined,
   connected, unconnected, peer, collected, web, warnings, sleep, eventually, temporaryDirectory, once, certificates,
 };
