@@ -283,7 +283,6 @@ impl Client {
     /// Sends a publication and waits until the server has taken it. Returns its place in the
     /// channel's history, if there is one. For event loops it does not wait, and the place goes into
     /// the inbox.
-    #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
     fn publish_acknowledged<'py>(
         &self,
         message_id: String,

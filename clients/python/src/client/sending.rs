@@ -79,13 +79,13 @@ impl Client {
         waiter.wait_for_place(inside)
     }
 
-    /// Sends a message that may be one of many in a row, which leave together. Returns what `send`
+    /// Sends a message that may be one of many in a row, which leave together. Returns what `post`
     /// returns.
     pub(super) fn send_one_of_many<T: Send>(
         &self,
         inside: &Inside<'_>,
         message: PyResult<Message>,
-        send: impl FnOnce(&client::Client, &Message) -> Result<T, Error> + Send,
+        post: impl FnOnce(&client::Client, &Message) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
         let py = inside.py();
         let message = message.map_err(|error| refused(py, error))?;
@@ -94,7 +94,7 @@ impl Client {
         let is_batching = self.burst.goes_on();
         let sent = inside.detached(|| {
             client.set_batching(is_batching);
-            send(&client, &message)
+            post(&client, &message)
         });
         sent.map_err(|error| raise(py, &error))
     }
