@@ -3,6 +3,8 @@
 import copy
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 import time
 
@@ -87,7 +89,7 @@ def test_a_handler_that_fails_harms_no_other(client, caplog):
     client.publish("fails.a", 1)
     client.publish("fails.a", 2)
     eventually("both came", lambda: payloads(seen) == [1, 2])
-    eventually("it is logged", lambda: caplog.text.count("a bad price") == 2)
+    eventually("it is logged", lambda: caplog.text.count("ValueError: a bad price") == 2)
 
 
 def test_the_last_value_comes_to_those_who_are_late(client):
@@ -440,3 +442,92 @@ def test_no_answer_in_time_is_an_error(server):
         eventually("the loss is seen", lambda: not client.connected)
         with pytest.raises((TimeoutError, ConnectionError)):
             client.publish("orders", 1, acknowledged=True, timeout=0.2)
+
+
+FORK = """
+import os, sys, threading
+from ipc_framework import FrameworkClient
+client = FrameworkClient("shop", "127.0.0.1", int(sys.argv[1]))
+assert client.connect()
+seen, came = [], threading.Event()
+client.subscribe_pattern("forked.*", lambda message: seen.append(message.payload))
+client.subscribe("orders", lambda message: seen.append(message.payload), last=1)
+assert client.flush()
+
+def use(payload):
+    client.subscribe_pattern("forked.>", lambda message: (seen.append(message.payload), came.set()))
+    place = client.publish("orders", payload, acknowledged=True)
+    client.publish("forked.a", payload)
+    assert came.wait(30) and payload in seen, seen
+    return place.offset
+
+if os.fork() == 0:
+    assert client.get_connection_info()["subscribed_patterns"] == []
+    del seen[:]
+    assert client.connect()
+    use("child")
+    assert seen == ["child"], seen
+    client.disconnect()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+use("parent")
+client.disconnect()
+print("all is well")
+"""
+
+
+def test_a_forked_child_has_subscriptions_of_its_own(server):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(server.port)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=STEP_SECONDS_MAX)
+    assert (ended.returncode, ended.stdout) == (0, "all is well\n"), ended.stdout + ended.stderr
+
+
+def test_the_histories_of_a_server(serve):
+    for histories, error in (
+        ([{"app": "shop"}], TypeError),
+        ([{"app": "shop", "channel": 5}], TypeError),
+        ([{"app": "shop", "channel": "a", "size": 5}], TypeError),
+        ([{"app": "shop", "channel": "a", "messages": "5"}], TypeError),
+        (["shop"], TypeError),
+        ([{"app": "shop", "channel": "a.>.b"}], ConnectionError),
+        ([{"app": "shop", "channel": "a", "messages": 0}], ConnectionError),
+        ([{"app": "shop", "channel": "a", "age": 0.0}], ConnectionError),
+    ):
+        with pytest.raises(error) as refused:
+            serve(histories=histories).start()
+        assert "history" in str(refused.value), refused.value
+    with pytest.raises(TypeError):
+        serve(retained_max="64MiB").start()
+    few = serve(retained_max=1_000, histories=[{"app": "shop", "channel": "two", "messages": 2, "age": None}])
+    few.start()
+    with client_of(few.port) as client:
+        with pytest.raises(IPCError) as refused:
+            client.publish("price", "x" * 2_000, retain=True, acknowledged=True)
+        assert refused.value.code == "limit_exceeded"
+        for number in range(5):
+            place = client.publish("two", number, acknowledged=True)
+        seen = []
+        client.subscribe("two", seen.append, last=5)
+        eventually("two are kept", lambda: payloads(seen) == [3, 4])
+        assert seen[-1].position == place
+
+
+class Routes(FrameworkServer):
+    def _handle_publish(self, message, channel):
+        message.payload = [message.payload]
+        return super()._handle_publish(message, channel)
+
+
+def test_what_a_program_publishes_itself_is_kept_too(serve):
+    server = serve(Routes, histories=HISTORIES)
+    server.start()
+    with client_of(server.port) as client:
+        seen = []
+        client.subscribe("orders", seen.append)
+        client.flush()
+        client.publish("orders", 1)
+        eventually("it came", lambda: payloads(seen) == [[1]])
+        assert seen[0].offset == 1
+        client.unsubscribe("orders")
+        client.subscribe("orders", seen.append, last=1)
+        eventually("it was kept", lambda: payloads(seen) == [[1], [1]])

@@ -58,7 +58,7 @@ def test_patterns(server):
             one.close()
             await client.publish("prices.tea", "on")
             assert payloads(await take(again, 1)) == payloads(await take(channel, 1)) == ["on"]
-            del again
+            del again, subscription
             # A later subscription gets nothing that belongs to the one before.
             async with client.subscribe_pattern("prices.>") as later:
                 await client.publish("prices.tea", "later")
@@ -170,7 +170,7 @@ def test_the_bounds_of_a_reader_that_conflates(server):
             few = client.subscribe_pattern("few.*", conflate=True, messages_max=2, bytes_max=10_000)
             for number, size in ((0, 10), (1, 10), (2, 10), (0, 4_000), (1, 9_000), (1, 20)):
                 await client.publish(f"few.{number}", "x" * size)
-            await client.flush()
+                await client.flush()
             # The third channel has no room, and neither has what is too large.
             assert [len(message.payload) for message in await take(few, 2)] == [4_000, 20] and few.missed == 2
 
@@ -198,7 +198,8 @@ def test_an_end_in_the_middle_of_a_recovery(server):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not client._requests and client.info()["pending_requests"] == 0
+            assert not client._requests
+            await until(lambda: client.info()["pending_requests"] == 0)
 
     run(main())
 

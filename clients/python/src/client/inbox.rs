@@ -169,8 +169,10 @@ impl Inbox {
             waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         // What a batch has is replaced no more, while slow handlers are called with it.
-        let first = waiting.items.iter().take(BATCH_MAX).position(Item::conflates);
-        Some(waiting.batch(first.map_or(BATCH_MAX, |at| at + 1)))
+        let may_replace = !waiting.replaceable.is_empty();
+        let first =
+            may_replace.then(|| waiting.items.iter().take(BATCH_MAX).position(Item::conflates));
+        Some(waiting.batch(first.flatten().map_or(BATCH_MAX, |at| at + 1)))
     }
 
     /// Takes available items, for an event loop whose descriptor became readable; `None` at the

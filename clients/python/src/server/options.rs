@@ -97,6 +97,8 @@ where
     })
 }
 
+const AGE: &str = "age of a history";
+
 /// Reads one of the dictionaries of `histories`.
 fn history(given: &Bound<'_, PyAny>) -> PyResult<HistoryRule> {
     let given = given.cast::<PyDict>().map_err(|_| {
@@ -108,7 +110,7 @@ fn history(given: &Bound<'_, PyAny>) -> PyResult<HistoryRule> {
         let value = given.get_item(name)?.ok_or_else(|| {
             PyTypeError::new_err(format!("the history {given:?} lacks {name}, which is {what}"))
         })?;
-        extract(name, &value, what)
+        extract(&format!("{name} of a history"), &value, what)
     };
     let rule = HistoryRule::new(
         named("app", "the id of an application")?,
@@ -117,10 +119,12 @@ fn history(given: &Bound<'_, PyAny>) -> PyResult<HistoryRule> {
     given.iter().try_fold(rule, |rule, (name, value)| {
         Ok(match name.extract::<String>()?.as_str() {
             "app" | "channel" => rule,
-            "messages" => rule.messages(extract("messages", &value, "a number from 1 on")?),
-            "bytes" => rule.bytes(extract("bytes", &value, "a number of bytes from 1 on")?),
+            "messages" => {
+                rule.messages(extract("messages of a history", &value, "a number from 1 on")?)
+            }
+            "bytes" => rule.bytes(extract("bytes of a history", &value, "a number from 1 on")?),
             "age" if value.is_none() => rule.age(None),
-            "age" => rule.age(duration("age", extract("age", &value, SECONDS)?)?),
+            "age" => rule.age(duration(AGE, extract(AGE, &value, SECONDS)?)?),
             unknown => {
                 return Err(PyTypeError::new_err(format!(
                     "a history has no {unknown:?}; it has app, channel, messages, bytes and age"

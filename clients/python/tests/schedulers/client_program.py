@@ -142,6 +142,35 @@ assert worker.flush() and client.flush()
 eventually(lambda: client.missed > 50)
 client.unsubscribe("much")
 
+# Patterns, last values and acknowledged publications.
+begun, go, prices, matched = threading.Event(), threading.Event(), [], []
+
+
+def slow_price(message):
+    begun.set()
+    assert go.wait(30)
+    prices.append(message.payload)
+
+
+assert worker.publish("prices.kept", 7, acknowledged=True, retain=True) is None
+client.subscribe("prices.kept", matched.append, last=1)
+eventually(lambda: [message.payload for message in matched] == [7])
+client.subscribe_pattern("prices.*", slow_price, conflate=True)
+client.subscribe_pattern("prices.>", matched.append)
+assert client.flush()
+assert worker.publish("prices.tea", "first", acknowledged=True) is None
+eventually(begun.is_set)
+for number in range(1_000):
+    worker.publish("prices.tea", number)
+    worker.publish("prices.salt", -number)
+assert worker.flush() and client.flush()
+go.set()
+eventually(lambda: len(matched) == 2_002 and len(prices) == 3)
+# What had come to the greenlet that calls handlers is replaced as well.
+assert prices == ["first", 999, -999], prices
+client.unsubscribe_pattern("prices.>")
+client.unsubscribe_pattern("prices.*")
+
 # An answer that has to wait for room lets others go on, too.
 begun, go, sizes = [], threading.Event(), []
 options = {"connection_timeout": 60.0, "heartbeat": None, "queue_bytes_max": 100_000}

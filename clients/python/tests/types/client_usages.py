@@ -6,7 +6,7 @@ from typing import Any, AsyncIterator, Dict, Iterator, List, Optional, Tuple
 
 from typing_extensions import assert_type
 
-from ipc_framework import FrameworkClient, HandlerError, Message, MessageType, Tensor, aio, from_base64
+from ipc_framework import FrameworkClient, HandlerError, Message, MessageType, Position, Tensor, aio, from_base64
 from ipc_framework.exceptions import ConnectionError, IPCError, TimeoutError
 from ipc_framework.tls import Tls
 
@@ -40,6 +40,11 @@ def threads() -> None:
     assert_type(client.send_request_async("channel", [1], lambda message: print(message.payload)), str)
     assert_type(client.subscribe("channel", lambda message: print(message.payload)), bool)
     assert_type(client.publish("channel", None), str)
+    assert_type(client.publish("channel", None, retain=True), str)
+    assert_type(client.publish("channel", None, acknowledged=True, timeout=1.0), Optional[Position])
+    assert_type(client.subscribe("channel", last=1, since=("epoch", 1), conflate=True), bool)
+    assert_type(client.subscribe_pattern("a.>", lambda message: print(message.offset), last=1), bool)
+    assert_type(client.unsubscribe_pattern("a.>"), bool)
     assert_type(client.notify("channel", 1.5), str)
     assert_type(client.send_message("channel", MessageType.RESPONSE, 1, reply_to="id"), str)
     assert_type(client.wait_for_message("channel"), Optional[Message])
@@ -85,6 +90,9 @@ async def loops() -> List[Any]:
         assert_type(client, aio.Client)
         assert_type(await client.request("channel", {"number": 1}), Message)
         await client.publish("channel", 1)
+        assert_type(await client.publish("channel", 1, acknowledged=True), Optional[Position])
+        prices = client.subscribe_pattern("prices.>", last=1, conflate=True, messages_max=10)
+        assert_type(prices, aio.Subscription)
         await client.notify("channel", 1)
         assert_type(await client.ping(), float)
 
@@ -105,8 +113,10 @@ async def loops() -> List[Any]:
             assert_type(stream, aio.Stream)
             await stream.aclose()
         await client.ready()
-        async for message in client.subscribe("news"):
+        async for message in client.subscribe("news", since=Position("epoch", 1), last=5):
             assert_type(message, Message)
+            assert_type(message.position, Optional[Position])
+            assert_type(message.retained, bool)
             payloads.append(message.payload)
         async with client.subscribe("news") as news:
             assert_type(news, aio.Subscription)

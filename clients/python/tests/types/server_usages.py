@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, Dict, List, Optional
 
 from ipc_framework import Application, Channel, FrameworkServer, Message, MessageType
-from ipc_framework.server import Limits
+from ipc_framework.server import History, Limits
 
 
 class Strict(FrameworkServer):
@@ -17,7 +17,9 @@ class Strict(FrameworkServer):
 
 
 limits: Limits = {"request_timeout": 5.0, "idle_timeout": None}
+history: History = {"app": "shop", "channel": "prices.*", "age": 600.0}
 server = FrameworkServer("localhost", 8888, 100)
+server = FrameworkServer(port=0, histories=[history, {"app": "shop", "channel": "orders"}], retained_max=1 << 20)
 server = FrameworkServer(host=None, unix=pathlib.Path("/run/ipc.sock"), unix_mode=0o660, token="secret")
 server = Strict(port=0, workers=4, spin=math.inf, limits=limits, daemon=True, verbose=False)
 app: Application = server.create_application("app", "The App")
