@@ -128,6 +128,12 @@ impl Broker {
         self.core.latency.set_stopwatch(read);
     }
 
+    /// Sets the user that this process runs as. A peer of the same user on a Unix socket is the
+    /// operator, who may list all connections and make the server forget what it keeps.
+    pub fn set_user(&mut self, uid: u32) {
+        self.core.server.uid = Some(uid);
+    }
+
     /// Replaces limits and access rules. No connection is closed: timers that run keep their deadline,
     /// and whatever exceeds a lowered limit stays until it ends by itself.
     pub fn reconfigure(&mut self, limits: Limits, access: Access) {

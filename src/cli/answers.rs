@@ -61,6 +61,48 @@ pub(super) struct Channel {
     /// Absent in the answer of an older server.
     #[serde(default)]
     pub(super) kept_requests: u64,
+    /// Publications so far, those included that nobody heard. Absent in the answer of an older server.
+    pub(super) published: Option<u64>,
+    /// Absent where the channel has none.
+    pub(super) history: Option<History>,
+    /// The age of the last value; absent where there is none.
+    pub(super) retained_age_seconds: Option<f64>,
+}
+
+/// The history of a channel.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct History {
+    pub(super) offset: u64,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Application {
+    pub(super) channels: Vec<String>,
+    pub(super) connections: u64,
+    pub(super) created_at: f64,
+    pub(super) last_activity: f64,
+}
+
+pub(super) type Applications = BTreeMap<String, Application>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Connections {
+    pub(super) connections: Vec<OneConnection>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OneConnection {
+    pub(super) address: String,
+    pub(super) user: Option<u32>,
+    pub(super) app: String,
+    pub(super) connected_at: f64,
+    pub(super) queued_bytes: u64,
+    pub(super) subscriptions: u64,
+    pub(super) patterns: u64,
+    pub(super) serves: Vec<String>,
 }
 
 pub(super) type Channels = BTreeMap<String, Channel>;

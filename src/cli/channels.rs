@@ -2,22 +2,25 @@
 
 use std::process::ExitCode;
 
+use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
 
-use super::answers::{self, Channels as Answer, Latencies, Summary};
+use super::answers::{self, Channels as Answer, History, Latencies, Summary};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
 use super::latency::shown_micros;
 use super::output::{Output, printable, table};
 use super::target::Target;
+use super::units::shown_seconds;
 use super::{audience, document};
 
 /// List the channels of an application.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
 Latencies are the server's, since its start: from a request's last byte to its answer being with \
-the kernel, or where there are publications alone, to their last subscriber's.
+the kernel, or where there are publications alone, to their last subscriber's. A history is shown by \
+its messages, their bytes and the offset of the newest one; the last value by its age.
 
 Examples:
   ipc channels
@@ -49,8 +52,17 @@ impl Channels {
             output.line(format_args!("application {app} has no channels yet{others}"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let header =
-            ["channel", "subscribers", "served by", "requests", "p50", "p99", "publications"];
+        let header = [
+            "channel",
+            "subscribers",
+            "served by",
+            "requests",
+            "p50",
+            "p99",
+            "publications",
+            "history",
+            "last value",
+        ];
         let rows: Vec<Vec<String>> = channels
             .iter()
             .map(|(name, channel)| {
@@ -67,13 +79,20 @@ impl Channels {
                     count(request),
                     at(summary.map(|of| of.p50_us)),
                     at(summary.map(|of| of.p99_us)),
-                    count(publication),
+                    channel.published.map_or_else(|| count(publication), |all| all.to_string()),
+                    channel.history.as_ref().map_or("-".to_owned(), history),
+                    channel.retained_age_seconds.map_or("-".to_owned(), shown_seconds),
                 ]
             })
             .collect();
         output.line(table(output, &header, &rows))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn history(history: &History) -> String {
+    let History { offset, messages, bytes } = history;
+    format!("{messages}, {}, to {offset}", ByteSize(*bytes))
 }
 
 /// Returns what answers a channel's requests.

@@ -24,7 +24,8 @@ pub(super) struct Comeback {
 
 /// Returns whether a later connection may fare better: the server is gone, full or about to end.
 pub(super) fn is_temporary(error: &Error) -> bool {
-    matches!(error, Error::Deadline { .. } | Error::Tls { .. }) || error.fault() == Fault::Server
+    let is_gone = || error.fault() == Fault::Server && !matches!(error, Error::Unsupported { .. });
+    matches!(error, Error::Deadline { .. } | Error::Tls { .. }) || is_gone()
 }
 
 impl Comeback {

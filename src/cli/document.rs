@@ -10,8 +10,15 @@ pub(super) fn of(message: &Message) -> Result<String, Failure> {
         serde_json::to_string(text)
             .map_err(|error| Failure::runtime(format!("cannot write JSON: {error}")))
     };
+    let mut place = String::new();
+    if let Some(position) = message.position() {
+        place = format!(",\"epoch\":{},\"offset\":{}", quoted(&position.epoch)?, position.offset);
+    }
+    if message.is_retained() {
+        place.push_str(",\"retained\":true");
+    }
     Ok(format!(
-        "{{\"channel\":{},\"type\":{},\"payload\":{},\"timestamp\":{},\"message_id\":{}}}",
+        "{{\"channel\":{},\"type\":{},\"payload\":{},\"timestamp\":{},\"message_id\":{}{place}}}",
         quoted(&message.channel_id)?,
         quoted(message.message_type.as_str())?,
         one_line(message.payload.as_str()),

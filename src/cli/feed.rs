@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use ipc_framework::client::{Connection, Error};
+use ipc_framework::client::{Connection, Error, PublishOptions};
 use ipc_framework::{ErrorCode, Json, Message, MessageType};
 use serde::Serialize;
 
@@ -18,10 +18,38 @@ use super::target::{self, Refused, Target};
 /// Lines that may be unconfirmed, although more of them can be read without waiting.
 const UNCONFIRMED_MAX: usize = 4_096;
 
+/// The kind of the messages.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// With `ack` the server says where it stands in the channel's history.
+    Publication {
+        options: PublishOptions,
+        ack: bool,
+    },
+    Notification,
+}
+
+impl Kind {
+    pub(super) fn message_type(&self) -> MessageType {
+        match self {
+            Self::Publication { .. } => MessageType::Publish,
+            Self::Notification => MessageType::Notification,
+        }
+    }
+
+    /// Sends a message without waiting for an answer.
+    pub(super) fn send(&self, connection: &mut Connection, message: &Message) -> Result<(), Error> {
+        match self {
+            Self::Publication { options, .. } => connection.publish_message_with(message, options),
+            Self::Notification => connection.send_message(message),
+        }
+    }
+}
+
 /// Messages made of lines, in the order of their numbers.
-pub(super) struct Feed {
+pub(super) struct Feed<'k> {
     channel: String,
-    message_type: MessageType,
+    kind: &'k Kind,
     /// Set if each line gets a receipt.
     receipts: Option<Output>,
     connection: Connection,
@@ -74,11 +102,11 @@ impl From<Error> for Stop {
     }
 }
 
-impl Feed {
+impl<'k> Feed<'k> {
     pub(super) fn connect(
         target: &Target,
         channel: &str,
-        message_type: MessageType,
+        kind: &'k Kind,
         receipts: Option<Output>,
     ) -> Result<Self, Failure> {
         let connection = target.connect()?;
@@ -88,7 +116,7 @@ impl Feed {
         })?;
         Ok(Self {
             channel: channel.to_owned(),
-            message_type,
+            kind,
             receipts,
             connection,
             comeback: Comeback::new(target, None),
@@ -104,7 +132,8 @@ impl Feed {
     /// Sends a line, and waits for the server if it is away.
     pub(super) fn send(&mut self, payload: Json<'static>) -> Result<(), Failure> {
         self.lines += 1;
-        let mut message = Message::new(self.message_type, "", self.channel.as_str(), payload);
+        let mut message =
+            Message::new(self.kind.message_type(), "", self.channel.as_str(), payload);
         message.message_id = self.id_of(self.lines);
         self.unsent.push_back(Line { number: self.lines, message });
         self.deliver(self.unconfirmed.len() >= UNCONFIRMED_MAX)
@@ -163,7 +192,7 @@ impl Feed {
         while !self.is_leaving
             && let Some(line) = self.unsent.pop_front()
         {
-            match self.connection.send_message(&line.message) {
+            match self.kind.send(&mut self.connection, &line.message) {
                 Ok(()) => self.unconfirmed.push_back(line),
                 Err(error @ Error::TooLarge { .. }) => {
                     let text = format!("line {} cannot be sent: {error}", line.number);
@@ -266,7 +295,7 @@ impl Feed {
 
     fn receipt_with(&self, line: u64, confirmed: bool, error: Option<&str>) -> Result<(), Failure> {
         let Some(output) = self.receipts else { return Ok(()) };
-        let (channel, message_type) = (self.channel.as_str(), self.message_type.as_str());
+        let (channel, message_type) = (self.channel.as_str(), self.kind.message_type().as_str());
         output.document(&Receipt { channel, message_type, line, confirmed, error })
     }
 }

@@ -1,6 +1,7 @@
 //! The command line, with one file for each subcommand.
 
 mod answers;
+mod applications;
 mod attach;
 mod audience;
 mod bench;
@@ -8,11 +9,13 @@ mod channels;
 mod chat;
 mod comeback;
 mod completions;
+mod connections;
 mod demo;
 mod demo_applications;
 mod document;
 mod failure;
 mod feed;
+mod following;
 mod interrupt;
 mod latency;
 mod man;
@@ -59,13 +62,15 @@ struct Cli {
 enum Command {
     Serve(Box<serve::Serve>),
     Request(request::Request),
-    Publish(publish::Publish),
+    Publish(Box<publish::Publish>),
     Notify(notify::Notify),
     Subscribe(subscribe::Subscribe),
     Worker(worker::Worker),
     Ping(ping::Ping),
     Stats(stats::Stats),
+    Applications(applications::Applications),
     Channels(channels::Channels),
+    Connections(connections::Connections),
     Top(top::Top),
     Bench(bench::Bench),
     Chat(chat::Chat),
@@ -143,7 +148,9 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
         Command::Worker(worker) => worker.run(),
         Command::Ping(ping) => ping.run(),
         Command::Stats(stats) => stats.run(),
+        Command::Applications(applications) => applications.run(),
         Command::Channels(channels) => channels.run(),
+        Command::Connections(connections) => connections.run(),
         Command::Top(top) => top.run(),
         Command::Bench(bench) => bench.run(),
         Command::Chat(chat) => chat.run(),

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::MessageType;
 
 use super::failure::Failure;
 use super::failure::with_exit_codes;
+use super::feed::Kind;
 use super::sending::Sending;
 
 /// Send something to whoever serves a channel, without an answer.
@@ -25,6 +25,6 @@ pub(super) struct Notify {
 
 impl Notify {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        self.sending.run(MessageType::Notification)
+        self.sending.run(&Kind::Notification)
     }
 }

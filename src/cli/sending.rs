@@ -4,12 +4,12 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use ipc_framework::{Json, Message, MessageType};
+use ipc_framework::{Json, Message};
 use serde::Serialize;
 
 use super::attach::Attach;
 use super::failure::Failure;
-use super::feed::Feed;
+use super::feed::{Feed, Kind};
 use super::output::{Output, tell};
 use super::target::Target;
 use super::{audience, payload, target};
@@ -42,23 +42,36 @@ struct Receipt<'a> {
     sent: u64,
     /// Absent for the published server, which confirms nothing.
     confirmed: bool,
+    /// The place in the channel's history, after `--ack`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
 }
 
 impl Sending {
-    pub(super) fn run(self, message_type: MessageType) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, kind: &Kind) -> Result<ExitCode, Failure> {
         match self.payload.as_deref().map(payload::read).transpose()? {
             Some(payload) => {
                 let payload = self.attach.to(payload)?;
-                self.send(message_type, payload)
+                self.send(kind, payload)
             }
-            None => self.send_lines(message_type),
+            None => self.send_lines(kind),
         }
     }
 
-    fn send(self, message_type: MessageType, payload: Json<'static>) -> Result<ExitCode, Failure> {
+    fn send(self, kind: &Kind, payload: Json<'static>) -> Result<ExitCode, Failure> {
         let mut connection = self.target.connect()?;
+        let message_type = kind.message_type();
         let message = Message::new(message_type, "", self.channel.as_str(), payload);
-        connection.send_message(&message)?;
+        let position = match kind {
+            Kind::Publication { options, ack: true } => connection.publish_acknowledged_with(
+                &message.channel_id,
+                &message.payload,
+                options,
+            )?,
+            kind => kind.send(&mut connection, &message).map(|()| None)?,
+        };
         let confirmed = target::finish(connection, |connection| {
             let app = self.target.app();
             if let Some(note) = audience::of_message(connection, app, &self.channel, message_type) {
@@ -68,14 +81,19 @@ impl Sending {
         if self.json {
             let channel = &self.channel;
             let message_type = message_type.as_str();
-            Output::new(true).document(&Receipt { channel, message_type, sent: 1, confirmed })?;
+            let epoch = position.as_ref().map(|position| &*position.epoch);
+            let offset = position.as_ref().map(|position| position.offset);
+            let receipt = Receipt { channel, message_type, sent: 1, confirmed, epoch, offset };
+            Output::new(true).document(&receipt)?;
+        } else if let Some(position) = position {
+            Output::new(false).line(position)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn send_lines(self, message_type: MessageType) -> Result<ExitCode, Failure> {
+    fn send_lines(self, kind: &Kind) -> Result<ExitCode, Failure> {
         let output = self.json.then(|| Output::new(true));
-        let mut feed = Feed::connect(&self.target, &self.channel, message_type, output)?;
+        let mut feed = Feed::connect(&self.target, &self.channel, kind, output)?;
         let read = payload::each_line(io::stdin().lock(), |line| match line {
             Some(line) => feed.send(line),
             None => feed.confirm(),

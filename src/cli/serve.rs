@@ -13,6 +13,7 @@ mod log_queue;
 mod logging;
 mod metrics;
 mod rate_limit;
+mod series;
 mod service_manager;
 mod settings;
 mod settings_file;
@@ -137,7 +138,10 @@ impl Serve {
             |error: io::Error| Failure::runtime(format!("cannot watch for signals: {error}"));
         signals::watch(server.handle(), move || reload.run()).map_err(cannot)?;
         let metrics = match &settings.metrics {
-            Some(address) => Some(http::start(address, server.handle())?),
+            Some(address) => {
+                let channels_max = settings.metrics_channels.unwrap_or(channels::CHANNELS_MAX);
+                Some(http::start(address, server.handle(), channels_max)?)
+            }
             None => None,
         };
         let latency_log = match &settings.latency_log {

@@ -5,34 +5,58 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use ipc_framework::Message;
-use ipc_framework::client::Connection;
+use ipc_framework::client::{Connection, Position, SubscribeOptions};
 
 use super::attach::{Save, Saver};
 use super::comeback::{Comeback, is_temporary, shown_since};
 use super::failure::Failure;
 use super::failure::with_exit_codes;
+use super::following::Following;
 use super::interrupt::{Interrupt, LOOK_EVERY};
 use super::output::{Output, Style, printable, tell};
 use super::target::Target;
-use super::{audience, document, target, units};
+use super::{audience, document, units};
 
 /// Show the publications on channels, until interrupted.
 #[derive(Args, Debug)]
 #[command(after_help = with_exit_codes!("\
 Times are those of the senders, in UTC. With --json every message is a document of one line: \
-channel, type, payload, timestamp, message_id. If the connection is lost, it subscribes again as \
-soon as the server is back, and says for how long publications were missed. Ctrl-C ends the \
-program with exit code 0. Bytes and tensors are shown as \"<f32 [224,224,3], 602112 bytes>\", and with \
+channel, type, payload, timestamp, message_id, and epoch, offset and retained where the server \
+keeps publications. If the connection is lost, it subscribes again as soon as the server is back: to \
+a channel with a history it goes on where it was. It says what was missed on standard error, and \
+with --json in a document too, whose type is resumed or gap. Ctrl-C ends the program with exit code \
+0. Bytes and tensors are shown as \"<f32 [224,224,3], 602112 bytes>\", and with \
 --save written into files.
 
 Examples:
   ipc subscribe news
   ipc subscribe general tech_talk --app chat_app
-  ipc subscribe news --json --count 1"))]
+  ipc subscribe news --json --count 1
+  ipc subscribe 'prices.*' --pattern --last 1
+  ipc subscribe --all
+  ipc subscribe orders --since k3XmQ81a:42"))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct Subscribe {
     /// Channels to subscribe to
-    #[arg(value_name = "CHANNEL", required = true)]
+    #[arg(value_name = "CHANNEL", required_unless_present = "all")]
     channels: Vec<String>,
+    /// Take CHANNEL for a pattern: tokens between dots, where `*` stands for one and a last `>` for the
+    /// rest
+    #[arg(long)]
+    pattern: bool,
+    /// Show all publications of the application; the pattern `>`
+    #[arg(long, conflicts_with = "channels")]
+    all: bool,
+    /// Begin with the newest N publications of each channel that the server keeps
+    #[arg(long, value_name = "N", value_parser = units::at_least(1_u32))]
+    last: Option<u32>,
+    /// Begin after this place in the channel's history, as --json shows it
+    #[arg(long, value_name = "EPOCH:OFFSET", value_parser = position)]
+    #[arg(conflicts_with_all = ["pattern", "all"])]
+    since: Option<Position>,
+    /// Skip to the newest publication of each channel whenever they are read too slowly
+    #[arg(long)]
+    conflate: bool,
     /// Stop after this many messages
     #[arg(short = 'n', long, value_name = "N", value_parser = units::at_least(1_u64))]
     count: Option<u64>,
@@ -56,18 +80,18 @@ impl Subscribe {
         let interrupt = Interrupt::watch()?;
         let output = Output::new(self.json);
         let mut comeback = Comeback::new(&self.target, Some(&interrupt));
-        let subscribe = |connection: &mut Connection| {
-            self.channels.iter().try_for_each(|channel| target::subscribe(connection, channel))
-        };
+        let mut following = self.following()?;
         let mut connection = self.target.connect()?;
-        let (channels, app) = (self.channels.join(", "), self.target.app());
+        let app = self.target.app();
+        let channels = if self.all { "all channels".to_owned() } else { self.channels.join(", ") };
         let note = audience::of_application(&mut connection, app);
-        subscribe(&mut connection)?;
+        following.subscribe(&mut connection)?;
         // Standard error, which no reader of the messages sees.
         tell(&format!("subscribed to {channels} of application {app}; stop with Ctrl-C"));
-        if let Some(note) = note {
+        if let Some(note) = note.or_else(|| self.pattern_note()) {
             tell(&note);
         }
+        following.tell_missed(output, "")?;
         let mut left = self.count;
         let mut caught_up = Instant::now();
         while left != Some(0) && !interrupt.is_noted() {
@@ -87,29 +111,65 @@ impl Subscribe {
                     let is_behind = caught_up.elapsed() > BEHIND;
                     let begin = if is_behind { caught_up } else { Instant::now() };
                     tell(if is_behind { TOO_SLOW } else { "the server is gone; waiting for it" });
+                    let subscribe = |connection: &mut Connection| following.subscribe(connection);
                     let Some(another) = comeback.connect(subscribe)? else { break };
                     connection = another;
                     let missed = shown_since(begin);
-                    tell(&if is_behind {
-                        format!("subscribed again; parts of the last {missed} are missed")
-                    } else {
-                        format!("subscribed again; what was published in {missed} is missed")
-                    });
+                    following.tell_missed(
+                        output,
+                        &if is_behind {
+                            format!("parts of the last {missed} are missed")
+                        } else {
+                            format!("what was published in {missed} is missed")
+                        },
+                    )?;
                     caught_up = Instant::now();
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
             comeback.note_use();
-            if !self.channels.contains(&message.channel_id) {
-                // This may be the server's notice that it shuts down.
+            if !following.takes(&message) {
                 continue;
             }
             show(output, &mut saver, message)?;
             left = left.map(|left| left - 1);
         }
+        if let Some(position) = following.position().filter(|_| interrupt.is_noted()) {
+            tell(&format!("to go on after this: --since {position}"));
+        }
         Ok(ExitCode::SUCCESS)
     }
+
+    fn following(&self) -> Result<Following, Failure> {
+        if self.since.is_some() && self.channels.len() > 1 {
+            return Err(Failure::usage(
+                "--since is a place in the history of one channel; name one",
+            ));
+        }
+        let names = if self.all { vec![">".to_owned()] } else { self.channels.clone() };
+        let options = SubscribeOptions::default()
+            .pattern(self.pattern || self.all)
+            .last(self.last)
+            .since(self.since.clone())
+            .conflate(self.conflate);
+        Ok(Following::new(names, options))
+    }
+
+    /// Returns a note if a channel has a name that was perhaps meant as a pattern.
+    fn pattern_note(&self) -> Option<String> {
+        let is_like_one = |name: &&String| {
+            let mut tokens = name.split('.').rev();
+            let last = tokens.next();
+            last == Some(">") || last == Some("*") || tokens.any(|token| token == "*")
+        };
+        let name = self.channels.iter().find(is_like_one).filter(|_| !self.pattern)?;
+        Some(format!("{name} is the name of one channel here; with --pattern it stands for many"))
+    }
+}
+
+fn position(text: &str) -> Result<Position, String> {
+    Position::parse(text).ok_or_else(|| "a place is EPOCH:OFFSET, such as k3XmQ81a:42".to_owned())
 }
 
 fn show(output: Output, saver: &mut Saver, mut message: Message) -> Result<(), Failure> {

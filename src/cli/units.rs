@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, de};
 
@@ -57,6 +57,11 @@ pub(super) fn at_least<T: FromStr + PartialOrd + Display + Clone>(
 /// Parses a number of things of which there must be one at least.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     at_least(1)(text)
+}
+
+/// Parses a number of things of which there may be none.
+pub(super) fn count_or_none(text: &str) -> Result<usize, String> {
+    if text == "none" { Ok(0) } else { count(text).map_err(|text| format!("{text}, or say none")) }
 }
 
 /// Parses the number of a user or group.
@@ -122,10 +127,23 @@ pub(super) fn read_timeout_or_never<'de, D: Deserializer<'de>>(
 }
 
 pub(super) fn read_count<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>, D::Error> {
+    read_number(d, count)
+}
+
+pub(super) fn read_count_or_none<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<usize>, D::Error> {
+    read_number(d, count_or_none)
+}
+
+fn read_number<'de, D: Deserializer<'de>>(
+    d: D,
+    parse: fn(&str) -> Result<usize, String>,
+) -> Result<Option<usize>, D::Error> {
     match toml::Value::deserialize(d)? {
-        toml::Value::String(text) => count(&text),
-        toml::Value::Integer(number) => count(&number.to_string()),
-        _ => count(""),
+        toml::Value::String(text) => parse(&text),
+        toml::Value::Integer(number) => parse(&number.to_string()),
+        _ => parse(""),
     }
     .map(Some)
     .map_err(de::Error::custom)
@@ -138,6 +156,18 @@ pub(super) fn read_size<'de, D: Deserializer<'de>>(d: D) -> Result<Option<usize>
 pub(super) fn read_mode<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u32>, D::Error> {
     let text = String::deserialize(d)?;
     mode(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// Displays seconds for people, in whole ones.
+pub(super) fn shown_seconds(seconds: f64) -> String {
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+}
+
+/// Displays how long ago a moment was, given in seconds since 1970.
+pub(super) fn shown_age(now: SystemTime, unix_seconds: f64) -> String {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{} ago", shown_seconds(now.as_secs_f64() - unix_seconds))
 }
 
 #[cfg(test)]

@@ -90,7 +90,11 @@ impl Client {
         options: &SubscribeOptions,
     ) -> Result<Subscription, Error> {
         let topic = Topic { name: channel_id, is_pattern: options.pattern };
-        let inbox = self.inbox();
+        let inbox = if options.conflate {
+            Inbox::conflating(self.shared().options.unread_bytes_max)
+        } else {
+            self.inbox()
+        };
         let sink = Sink::Inbox(Arc::clone(&inbox));
         let key = self.shared().listen(topic, sink, Some(options))?;
         Ok(Subscription::new(inbox, topic, key, Arc::clone(self.shared())))

@@ -32,8 +32,9 @@ pub struct SubscribeOptions {
     /// a part of them is gone, the client reports [`Event::Gap`](super::Event::Gap) and the server sends
     /// none of them, or the newest, as `last` says.
     pub since: Option<Position>,
-    /// While the client reads too slowly the server keeps the newest publication of each channel for
-    /// it, and nothing older. It is neither disconnected then, nor does it hold up publishers.
+    /// While it is read too slowly the newest publication of each channel is kept for it, and nothing
+    /// older: by the server, which then neither disconnects the client nor holds up publishers, and by
+    /// the [`Subscription`](super::Subscription). A handler keeps nothing, so it should be quick.
     pub conflate: bool,
 }
 

@@ -87,6 +87,7 @@ impl Server {
         broker.set_address(config.host.as_deref().unwrap_or_default(), port);
         broker.set_waker(net.waker());
         broker.set_stopwatch(net.stopwatch());
+        broker.set_user(rustix::process::geteuid().as_raw());
         Ok(Self { broker, net, addresses: addresses.into() })
     }
 

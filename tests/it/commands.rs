@@ -10,6 +10,7 @@ mod published;
 mod screen;
 mod streaming;
 mod terminal;
+mod topics;
 mod working;
 
 use std::io::{BufRead, BufReader, Read, Write};

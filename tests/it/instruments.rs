@@ -293,7 +293,7 @@ fn prometheus_reads_counters_and_buckets() {
 
 /// The samples of a text in the format 0.0.4, by their names with labels. Fails on everything that
 /// the format or `promtool check metrics` objects to.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+pub(crate) fn samples(text: &str) -> BTreeMap<String, f64> {
     let is_name = |name: &str| {
         let mut chars = name.chars();
         chars.next().is_some_and(|char| char.is_ascii_lowercase())
@@ -336,7 +336,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
 
 /// Has `promtool check metrics` judge a text, on a machine that has it (Debian's package is called
 /// `prometheus`). [`samples`] checks the same everywhere.
-fn promtool_accepts(text: &str) {
+pub(crate) fn promtool_accepts(text: &str) {
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut running = match promtool.spawn() {

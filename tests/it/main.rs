@@ -39,6 +39,8 @@ mod protocol;
 mod reload;
 mod scratch;
 #[cfg(feature = "cli")]
+mod series;
+#[cfg(feature = "cli")]
 mod settings;
 mod smoke;
 #[cfg(feature = "cli")]

@@ -119,6 +119,7 @@ pub(crate) fn for_each_histogram(
             worker: gone.worker,
             measure: gone.measure,
             serial: gone.recorded.serial,
+            is_gone: true,
         };
         visit(of, &gone.recorded.durations.to_histogram());
     }
@@ -132,6 +133,7 @@ pub(crate) fn for_each_histogram(
                 worker: None,
                 measure,
                 serial: recorded.serial,
+                is_gone: false,
             };
             visit(of, &recorded.durations.to_histogram());
         }
@@ -149,6 +151,7 @@ pub(crate) fn for_each_histogram(
             worker: Some(key),
             measure: Measure::Worker,
             serial: recorded.serial,
+            is_gone: false,
         };
         visit(of, &recorded.durations.to_histogram());
     }

@@ -12,6 +12,7 @@ use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencySummary};
+use crate::broker::state::peer::Peer;
 use crate::broker::state::refusal::{self, Stop};
 use crate::broker::state::router::Router;
 use crate::broker::state::service::ServiceWorker;
@@ -27,6 +28,7 @@ pub(crate) enum Listing {
     Channels(ApplicationKey),
     Latencies(ApplicationKey),
     Services(ApplicationKey),
+    Connections,
 }
 
 #[derive(Serialize)]
@@ -36,6 +38,7 @@ enum Listed<'a> {
     Channels(BTreeMap<&'a str, ChannelInfo>),
     Latencies { channels: BTreeMap<&'a str, ChannelLatency>, workers: Vec<WorkerLatency<'a>> },
     Services { services: Vec<Service<'a>> },
+    Connections { connections: Vec<ListedConnection<'a>> },
 }
 
 /// One worker's round trips. Its id is not shown to others.
@@ -59,6 +62,20 @@ struct Service<'a> {
     kept_requests: usize,
 }
 
+/// One connection, for the operator. Not even he is shown its id.
+#[derive(Serialize)]
+struct ListedConnection<'a> {
+    address: String,
+    /// The user of its process, on a Unix socket.
+    user: Option<u32>,
+    app: &'a str,
+    connected_at: f64,
+    queued_bytes: usize,
+    subscriptions: usize,
+    patterns: usize,
+    serves: Vec<&'a str>,
+}
+
 /// The smallest size of an entry without its name.
 const APPLICATION_BYTES_MIN: usize =
     r#""":{"name":"","channels":[],"connections":0,"created_at":0.0,"last_activity":0.0}"#.len();
@@ -68,6 +85,9 @@ const CHANNEL_BYTES_MIN: usize =
 const LATENCY_BYTES_MIN: usize = r#""":{"publication":{}},"#.len();
 const SERVICE_BYTES_MIN: usize =
     r#"{"name":"","healthy":true,"workers":1,"kept_requests":0},"#.len();
+const CONNECTION_BYTES_MIN: usize =
+    r#"{"address":"","user":null,"app":"","connected_at":0.0,"queued_bytes":0,"#.len()
+        + r#""subscriptions":0,"patterns":0,"serves":[]},"#.len();
 const CONCURRENCY_BYTES_MIN: usize = "1,".len();
 const NAME_BYTES_MIN: usize = r#""","#.len();
 
@@ -78,7 +98,13 @@ pub(crate) fn answer(
     envelope: &Envelope<'_>,
     listing: Listing,
 ) -> Result<(), Stop> {
-    let (entries, bytes_min) = extent_of(&core.router, listing);
+    let (entries, bytes_min) = match listing {
+        Listing::Connections => {
+            let (sessions, all) = (core.connections.sessions(), core.connections.len());
+            (all, sessions * CONNECTION_BYTES_MIN)
+        }
+        listing => extent_of(&core.router, listing),
+    };
     let bytes_max = core.limits.frame_bytes_max;
     if bytes_min > bytes_max {
         branches::note(Branch::ListingTooLarge);
@@ -130,6 +156,7 @@ fn extent_of(router: &Router, listing: Listing) -> (usize, usize) {
         Listing::Latencies(key) => application(key)
             .map(|own| ((own.channels.len() + own.connections.len()) * LATENCY_WORK, 0)),
         Listing::Services(key) => application(key).map(|own| (own.channels.len() + own.workers, 0)),
+        Listing::Connections => None,
     };
     of.unwrap_or_default()
 }
@@ -157,6 +184,9 @@ fn collect<'a>(
         Listing::Services(key) => {
             Listed::Services { services: list_services(router, connections, key, &mut room)? }
         }
+        Listing::Connections => {
+            Listed::Connections { connections: list_connections(router, connections, &mut room)? }
+        }
     })
 }
 
@@ -182,6 +212,41 @@ fn list_workers<'a>(
         workers.push(WorkerLatency { channels, round_trip });
     }
     Some(workers)
+}
+
+fn list_connections<'a>(
+    router: &'a Router,
+    connections: &Connections,
+    room: &mut Room,
+) -> Option<Vec<ListedConnection<'a>>> {
+    let mut listed = Vec::new();
+    for (_, connection) in connections.iter() {
+        let Some(session) = connection.session() else { continue };
+        let Some(application) = router.applications.get(session.application) else { continue };
+        room.take(application.id.len() + CONNECTION_BYTES_MIN)?;
+        let (address, user) = match connection.peer.into() {
+            Peer::Tcp(address) => (address.to_string(), None),
+            Peer::Unix { user, .. } => ("unix".to_owned(), user.map(|user| user.uid)),
+            Peer::Unknown => (String::new(), None),
+        };
+        let served = session.worker.iter().flat_map(|worker| &worker.channels);
+        let mut serves = Vec::new();
+        for channel in served.filter_map(|key| router.channels.get(*key)) {
+            room.take(channel.id_json.len() + NAME_BYTES_MIN)?;
+            serves.push(&*channel.id);
+        }
+        listed.push(ListedConnection {
+            address,
+            user,
+            app: &application.id,
+            connected_at: session.connected_at.as_secs_f64(),
+            queued_bytes: connection.send.len(),
+            subscriptions: session.subscriptions.len(),
+            patterns: session.topic.as_ref().map_or(0, |topic| topic.patterns.len()),
+            serves,
+        });
+    }
+    Some(listed)
 }
 
 fn list_services<'a>(

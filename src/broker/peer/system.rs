@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::listings::{self, Listing};
+use super::operator;
 use crate::branches::{self, Branch};
 use crate::broker::flow::{answers, channels, closing, workers};
 use crate::broker::limits::CONCURRENCY_MAX;
@@ -75,7 +76,8 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
     let Some(connection) = core.connections.get_mut(from) else { return };
     core.timers.reset(&mut connection.timer, idle);
     let peer = connection.peer;
-    core.connections.enter(from, State::Open(Session::new(key, id.clone())));
+    let session = Session::new(key, id.clone(), core.turn.now.unix);
+    core.connections.enter(from, State::Open(session));
     crate::trace::connected(&core.who(from));
     // The older connection is reported to the hooks before the newer one.
     if let Some(older) = older {
@@ -122,6 +124,10 @@ pub(crate) fn request(
         }
         "list_services" => {
             listings::answer(core, from, envelope, Listing::Services(application))?;
+        }
+        "list_connections" => {
+            operator::check(core, from)?;
+            listings::answer(core, from, envelope, Listing::Connections)?;
         }
         "serve" => begin_serving(core, from, application, envelope, channel)?,
         "stop_serving" => stop_serving(core, from, application, envelope, channel)?,

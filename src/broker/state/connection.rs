@@ -153,6 +153,8 @@ pub(crate) enum State {
 pub(crate) struct Session {
     pub(crate) application: ApplicationKey,
     pub(crate) id: Arc<str>,
+    /// The end of its handshake, since the Unix epoch.
+    pub(crate) connected_at: Duration,
     /// The last channels it named, the latest first, so that the next message needs no look-up by string.
     pub(crate) recent: [Option<ChannelKey>; RECENT_CHANNELS],
     /// Its requests that a worker or another thread has to answer.
@@ -533,10 +535,11 @@ fn wire_length(bytes: usize) -> u32 {
 
 impl Session {
     #[inline]
-    pub(crate) fn new(application: ApplicationKey, id: Arc<str>) -> Self {
+    pub(crate) fn new(application: ApplicationKey, id: Arc<str>, connected_at: Duration) -> Self {
         Self {
             application,
             id,
+            connected_at,
             recent: [None; RECENT_CHANNELS],
             requests: Vec::new(),
             request_bytes: 0,

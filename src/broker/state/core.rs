@@ -45,6 +45,8 @@ pub(crate) struct ServerState {
     /// The address on which the server listens, for `get_stats`.
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// The user that the server's process runs as, if the driver has told.
+    pub(crate) uid: Option<u32>,
 }
 
 /// The stages of the server's life. It only ever moves down this list.
@@ -65,6 +67,7 @@ impl Core {
                 lifecycle: Lifecycle::Running,
                 host: String::new(),
                 port: 0,
+                uid: None,
             },
             turn: Turn::new(now, &limits.turn),
             agenda: Agenda::default(),

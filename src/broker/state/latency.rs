@@ -84,6 +84,8 @@ pub struct LatencyOf<'a> {
     /// A number that no other histogram has. One that is emptied gets a new number, and so does that
     /// of a channel that was removed and created again.
     pub serial: u64,
+    /// Set if the channel or worker is gone. Its histogram is kept for a while.
+    pub is_gone: bool,
 }
 
 /// A distribution in microseconds.

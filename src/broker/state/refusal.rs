@@ -519,10 +519,17 @@ pub(crate) fn action_missing() -> Refusal {
 pub(crate) fn action_unknown(action: &str) -> Refusal {
     let text = format!(
         "the system channel has no action {action:?}; its actions are ping, get_time, health_check, \
-         get_stats, list_applications, list_channels, get_latency, list_services, serve and \
-         stop_serving"
+         get_stats, list_applications, list_channels, get_latency, list_services, list_connections, \
+         serve and stop_serving"
     );
     Refusal::new(ErrorCode::NoHandler, text)
+}
+
+pub(crate) fn operator_alone() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "this is for the operator alone; connect over the server's Unix socket as the user who runs it",
+    )
 }
 
 pub(crate) fn application_not_visible() -> Refusal {

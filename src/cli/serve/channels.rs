@@ -7,14 +7,15 @@ use std::ops::ControlFlow;
 use ipc_framework::{Context, Handle, HandleError};
 use serde::Serialize;
 
-/// The most channels with gauges of their own, because each channel that a peer creates would be
-/// two more series of the scraper. The status page has a line for each of them.
-const CHANNELS_MAX: usize = 1_024;
+/// The most channels with series of their own, unless `--metrics-channels` says otherwise, because each
+/// channel that a peer creates would be more series of the scraper. The status page has a line for each
+/// of them.
+pub(super) const CHANNELS_MAX: usize = 1_024;
 /// Channels that are copied in one turn.
 const COPIES_PER_TURN_MAX: usize = 128;
 
 /// The numbers of one channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Numbers {
     pub(super) subscribers: u64,
     pub(super) workers: u64,
@@ -26,12 +27,13 @@ pub(super) struct Numbers {
 pub(super) type Channels = BTreeMap<(String, String), Numbers>;
 
 /// Copies the numbers of the first channels of the table, in which a channel keeps its place. So of
-/// more than [`CHANNELS_MAX`] it is always the same ones that have gauges, as long as they live.
-pub(super) fn copy(handle: &Handle) -> Result<Channels, HandleError> {
+/// more than `channels_max` it is always the same ones that have series, as long as they live.
+pub(super) fn copy(handle: &Handle, channels_max: usize) -> Result<Channels, HandleError> {
     let mut copied = Channels::new();
-    for skipped in (0..CHANNELS_MAX).step_by(COPIES_PER_TURN_MAX) {
-        let bite = handle.with(move |context| copy_some(context, skipped))?;
-        let is_last = bite.len() < COPIES_PER_TURN_MAX;
+    for skipped in (0..channels_max).step_by(COPIES_PER_TURN_MAX) {
+        let wanted = COPIES_PER_TURN_MAX.min(channels_max - skipped);
+        let bite = handle.with(move |context| copy_some(context, skipped, wanted))?;
+        let is_last = bite.len() < wanted;
         copied.extend(bite);
         if is_last {
             break;
@@ -40,9 +42,13 @@ pub(super) fn copy(handle: &Handle) -> Result<Channels, HandleError> {
     Ok(copied)
 }
 
-fn copy_some(context: &Context<'_>, skipped: usize) -> Vec<((String, String), Numbers)> {
+fn copy_some(
+    context: &Context<'_>,
+    skipped: usize,
+    wanted: usize,
+) -> Vec<((String, String), Numbers)> {
     let mut seen = 0;
-    let mut bite = Vec::with_capacity(COPIES_PER_TURN_MAX);
+    let mut bite = Vec::with_capacity(wanted);
     context.for_each_channel(|app_id, channel_id, info| {
         seen += 1;
         if seen > skipped {
@@ -54,11 +60,7 @@ fn copy_some(context: &Context<'_>, skipped: usize) -> Vec<((String, String), Nu
             };
             bite.push(((app_id.to_owned(), channel_id.to_owned()), numbers));
         }
-        if bite.len() < COPIES_PER_TURN_MAX {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
+        if bite.len() < wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     bite
 }

@@ -19,6 +19,8 @@ pub(super) struct Copied {
     pub(super) subject: Subject,
     /// See [`LatencyOf::serial`].
     pub(super) serial: u64,
+    /// See [`LatencyOf::is_gone`].
+    pub(super) is_gone: bool,
     pub(super) nanos: Histogram<u32>,
 }
 
@@ -61,8 +63,8 @@ fn copy_some(context: &Context<'_>, skipped: usize, wanted: usize) -> Vec<Copied
     let mut bite = Vec::new();
     context.for_each_histogram(|of, nanos| {
         if seen >= skipped && bite.len() < wanted {
-            let (subject, serial) = (Subject::of(of), of.serial);
-            bite.push(Copied { subject, serial, nanos: nanos.clone() });
+            let (subject, serial, is_gone) = (Subject::of(of), of.serial, of.is_gone);
+            bite.push(Copied { subject, serial, is_gone, nanos: nanos.clone() });
         }
         seen += 1;
     });

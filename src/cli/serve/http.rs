@@ -12,7 +12,8 @@ use ipc_framework::Handle;
 
 use super::exposition::Format;
 use super::health::{Health, Pulse};
-use super::{crash, metrics, status};
+use super::metrics::{self, Metrics};
+use super::{crash, status};
 use crate::cli::failure::Failure;
 
 /// Requests answered at a time. With many channels each answer may have several megabytes.
@@ -27,7 +28,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Answers requests at `http://ADDRESS/`. Returns the address, with the port the system chose for 0.
-pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
+pub(super) fn start(address: &str, handle: Handle, channels_max: usize) -> Result<String, Failure> {
     let cannot = |error: io::Error| {
         Failure::runtime(format!(
             "cannot answer scrapes on {address}: {error}; choose another --metrics address"
@@ -37,6 +38,7 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
     let bound = listener.local_addr().map_err(cannot)?;
     let visits = Arc::new(Visits {
         pulse: Pulse::new(handle.clone()),
+        metrics: Metrics::new(channels_max),
         handle,
         is_loopback: bound.ip().is_loopback(),
         places: Mutex::default(),
@@ -58,6 +60,7 @@ pub(super) fn start(address: &str, handle: Handle) -> Result<String, Failure> {
 struct Visits {
     handle: Handle,
     pulse: Pulse,
+    metrics: Metrics,
     /// Other machines cannot reach the address.
     is_loopback: bool,
     /// Ordered by their arrival.
@@ -145,7 +148,7 @@ impl Visits {
         }
         let made = if asked.path == "/metrics" {
             let format = asked.format;
-            let text = metrics::open_metrics(&self.handle);
+            let text = metrics::open_metrics(&self.handle, &self.metrics);
             text.map(|text| Answer::new("200 OK", format.content_type(), format.of(text)))
         } else {
             let text = status::document(&self.handle);

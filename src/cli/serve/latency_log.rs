@@ -175,7 +175,7 @@ mod tests {
         let copied = |serial, count| {
             let mut nanos = Histogram::<u32>::new(2).unwrap();
             nanos.record_n(1, count).unwrap();
-            Copied { subject: subject.clone(), serial, nanos }
+            Copied { subject: subject.clone(), serial, is_gone: false, nanos }
         };
         let mut before = Before::default();
         let mut count = |serial, now| before.interval(copied(serial, now)).map_or(0, |i| i.len());

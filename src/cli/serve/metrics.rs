@@ -1,6 +1,9 @@
 //! Counters and latencies for Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use ipc_framework::{Handle, Stats};
@@ -10,7 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::channels::{self, Channels, Numbers};
-use super::histograms::{self, Copied};
+use super::histograms::{self, Subject};
+use super::series::Series;
 
 /// The type of exemplars' labels; there are none.
 type NoLabels = [(&'static str, &'static str); 0];
@@ -41,13 +45,30 @@ const BUCKET_NANOS: [u64; 22] = [
 ];
 const NANOS_PER_SECOND: f64 = 1e9;
 
+/// What is needed for scrapes besides the server.
+pub(super) struct Metrics {
+    /// The channels with series of their own.
+    channels_max: usize,
+    series: Mutex<Series>,
+}
+
+impl Metrics {
+    pub(super) fn new(channels_max: usize) -> Self {
+        Self { channels_max, series: Mutex::new(Series::new(channels_max)) }
+    }
+}
+
 /// Returns counters and latencies in the format `OpenMetrics`, or the reason why there are none.
-pub(super) fn open_metrics(handle: &Handle) -> Result<String, String> {
+pub(super) fn open_metrics(handle: &Handle, metrics: &Metrics) -> Result<String, String> {
     let stats = handle.stats().map_err(|error| error.to_string())?;
-    let channels = channels::copy(handle).map_err(|error| error.to_string())?;
-    let histograms = histograms::copy(handle).map_err(|error| error.to_string())?;
+    let copied = channels::copy(handle, metrics.channels_max);
+    let channels = copied.map_err(|error| error.to_string())?;
+    let copied = histograms::copy(handle).map_err(|error| error.to_string())?;
+    let mut series = metrics.series.lock().unwrap_or_else(PoisonError::into_inner);
+    let latencies = series.add(copied, &channels, Instant::now());
+    drop(series);
     let mut registry = Registry::with_prefix("ipc");
-    registry.register_collector(Box::new(Snapshot { stats, channels, histograms }));
+    registry.register_collector(Box::new(Snapshot { stats, channels, latencies }));
     let mut text = String::new();
     text::encode(&mut text, &registry).map_err(|error| error.to_string())?;
     Ok(text)
@@ -57,7 +78,7 @@ pub(super) fn open_metrics(handle: &Handle) -> Result<String, String> {
 struct Snapshot {
     stats: Stats,
     channels: Channels,
-    histograms: Vec<Copied>,
+    latencies: BTreeMap<Subject, Histogram<u32>>,
 }
 
 impl Collector for Snapshot {
@@ -221,7 +242,7 @@ impl Snapshot {
         let unit = Some(&Unit::Seconds);
         let mut latencies =
             encoder.encode_descriptor("latency", help, unit, MetricType::Histogram)?;
-        for (subject, histogram) in histograms::by_subject(&self.histograms) {
+        for (subject, histogram) in &self.latencies {
             let labels = [
                 ("application", subject.application.as_str()),
                 ("channel", subject.channel.as_str()),
@@ -231,7 +252,7 @@ impl Snapshot {
             latencies.encode_family(&labels)?.encode_histogram::<NoLabels>(
                 sum,
                 histogram.len(),
-                &buckets(&histogram),
+                &buckets(histogram),
                 None,
             )?;
         }

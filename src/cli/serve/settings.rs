@@ -138,6 +138,10 @@ pub(super) struct Settings {
     /// checks
     #[arg(long, env = "IPC_METRICS", value_name = "ADDR")]
     pub(super) metrics: Option<String>,
+    /// Channels with series of their own in /metrics, or none [default: 1024]
+    #[arg(long, env = "IPC_METRICS_CHANNELS", value_name = "N", value_parser = units::count_or_none)]
+    #[serde(deserialize_with = "units::read_count_or_none")]
+    pub(super) metrics_channels: Option<usize>,
     /// Add the applications of the published ipc-server program, and bench/echo
     #[arg(long, env = "IPC_DEMO")]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
@@ -217,6 +221,7 @@ impl Settings {
             cpu: self.cpu.or(file.cpu),
             latency_log: self.latency_log.or(file.latency_log),
             metrics: self.metrics.or(file.metrics),
+            metrics_channels: self.metrics_channels.or(file.metrics_channels),
             demo: self.demo.or(file.demo),
             tokens: file.tokens,
             history: file.history,
@@ -351,6 +356,7 @@ impl Settings {
             ("cpu", self.cpu != other.cpu),
             ("latency-log", self.latency_log != other.latency_log),
             ("metrics", self.metrics != other.metrics),
+            ("metrics-channels", self.metrics_channels != other.metrics_channels),
             ("demo", self.demo.unwrap_or_default() != other.demo.unwrap_or_default()),
         ];
         differences.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()

@@ -69,7 +69,8 @@ impl Latency {
 /// Returns the document, or the reason why there is none.
 pub(super) fn document(handle: &Handle) -> Result<String, String> {
     let stats = handle.stats().map_err(|error| error.to_string())?;
-    let channels = channels::copy(handle).map_err(|error| error.to_string())?;
+    let channels =
+        channels::copy(handle, channels::CHANNELS_MAX).map_err(|error| error.to_string())?;
     let copied = histograms::copy(handle).map_err(|error| error.to_string())?;
     let latencies = histograms::by_subject(&copied);
     let rows = channels.into_iter().map(|((application, channel), numbers)| {

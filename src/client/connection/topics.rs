@@ -7,9 +7,9 @@ use crate::client::publish_options::PublishOptions;
 use crate::client::subscribe_options::SubscribeOptions;
 use crate::client::subscribed::Subscribed;
 use crate::client::wire::encoder::Heading;
-use crate::proto::MessageType;
 use crate::proto::position::Position;
 use crate::proto::system::Subscribe;
+use crate::proto::{Message, MessageType};
 
 impl Connection {
     /// Sends a value to all subscribers of the channel.
@@ -41,6 +41,21 @@ impl Connection {
         let meta = options.meta(self.welcome.extensions, false)?;
         let heading = Heading::publication(channel_id, meta.as_deref());
         self.encoder.value(heading, payload)?;
+        self.send()
+    }
+
+    /// As [`publish_with`](Self::publish_with), with a message that is sent without changing it. An
+    /// empty id or application and a time of zero are filled in.
+    ///
+    /// # Errors
+    /// As [`publish_with`](Self::publish_with).
+    pub fn publish_message_with(
+        &mut self,
+        message: &Message,
+        options: &PublishOptions,
+    ) -> Result<(), Error> {
+        let meta = options.meta(self.welcome.extensions, false)?;
+        self.encoder.message(message, meta.as_deref())?;
         self.send()
     }
 

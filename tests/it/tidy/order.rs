@@ -98,7 +98,7 @@ const ROOMS: &[Room] = &[
             "embed/changes",
             "embed/manage embed/setup embed/handlers",
             // The peers.
-            "peer/listings peer/unserved",
+            "peer/listings peer/operator peer/unserved",
             "peer/system",
             "peer/dispatch",
             // The driver's door.
@@ -190,11 +190,12 @@ const ROOMS: &[Room] = &[
             "answers attach document interrupt payload tls token",
             "latency output target",
             "audience comeback",
-            "feed",
+            "feed following",
             "sending",
             // The subcommands, with the parts of the larger ones before them.
             "serve/channels serve/exposition serve/histograms serve/rate_limit serve/settings",
             "serve/crash serve/flags serve/hints serve/settings_file",
+            "serve/series",
             "serve/health serve/latency_log serve/log_queue serve/metrics",
             "serve/service_manager serve/status",
             "serve/http",
@@ -215,7 +216,7 @@ const ROOMS: &[Room] = &[
             "worker/command",
             "worker worker/lines",
             "subscribe",
-            "chat completions man notify ping publish request stats",
+            "applications chat completions connections man notify ping publish request stats",
             "mod",
         ],
     },
