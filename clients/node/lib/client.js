@@ -155,7 +155,8 @@ class IPCClient extends Messenger {
       this.subscriptions.handle(name, handler, { ...given, isPattern });
       return true;
     }
-    return this.subscriptions.open(name, { ...checkedOptions(handler ?? {}, SUBSCRIBE_OPTIONS, what), isPattern });
+    const given = checkedOptions(handler ?? options ?? {}, SUBSCRIBE_OPTIONS, what);
+    return this.subscriptions.open(name, { ...given, isPattern });
   }
 
   /** Subscribes with callbacks (`on…`), for helpers of this package that need more than one handler for a channel. */

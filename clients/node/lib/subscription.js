@@ -4,6 +4,7 @@ const { EventEmitter } = require('node:events');
 const { AbortedError, NotConnectedError } = require('./errors.js');
 const { onAbort, offAbort, checkedSignal } = require('./abort.js');
 const { ContextEmitter } = require('./context.js');
+const { MessageType } = require('./message.js');
 const { checkedWish } = require('./patterns.js');
 const { nextTick } = require('./timers.js');
 
@@ -182,7 +183,8 @@ class Subscription extends ContextEmitter {
 
   /** Accepts a message. `bytes` is its size on the wire. */
   deliver(message, bytes) {
-    if (this.isHeld || !this.isNew(message)) return;
+    // Requests and notifications come to whoever serves the channel, and have nothing to do with the subscription.
+    if ((this.isHeld && message.message_type === MessageType.PUBLISH) || !this.isNew(message)) return;
     if (this.onMessage !== undefined) {
       try {
         this.onMessage(message);

@@ -34,10 +34,16 @@ class Subscriptions {
     const call = bound(handler);
     const topic = this.topic(name, options.isPattern);
     const earlier = topic.handler;
+    const onMessage = (message) => client.callUser(call, message);
+    if (earlier?.isReady && (!client.canSend || client.connection.hasTopic) && goesOn(options, earlier)) {
+      // The same subscription goes on.
+      earlier.onMessage = onMessage;
+      return;
+    }
     topic.readers.delete(earlier);
     let reader;
     try {
-      reader = this.reader(topic, { ...options, onMessage: (message) => client.callUser(call, message) });
+      reader = this.reader(topic, { ...options, onMessage });
       topic.handler = reader;
       if (client.canSend) topic.join(reader);
     } catch (error) {
@@ -197,6 +203,11 @@ class Subscriptions {
     if (topic.isPattern) this.matched.clear();
     return true;
   }
+}
+
+/** Returns whether the options of a handler ask for no more than the earlier one has. */
+function goesOn({ last, since, conflate = false }, earlier) {
+  return last === undefined && since === undefined && conflate === earlier.conflate;
 }
 
 module.exports = { Subscriptions };

@@ -69,12 +69,12 @@ class Topic {
   join(reader, how) {
     const { client } = this;
     this.checkSupport(reader);
-    // Until the server has answered, what comes of the channel comes by a pattern, and is for that one's readers.
-    if (!this.isAsked) reader.isHeld = true;
+    // What comes before the server's answer is for others: by a pattern, or because they want older messages.
+    reader.isHeld = !reader.isReady;
     if (!client.connection.hasTopic) this.joinPlain(reader, how);
     else if (!reader.hasWish) this.ask([reader], {}, false, how);
     else if (this.isAwaited) this.waiting.push(reader);
-    else if (this.isAsked) this.askAnew(how);
+    else if (this.isAsked) this.askAnew();
     else this.ask([reader], { last: reader.last, since: reader.since }, false, how);
   }
 
@@ -107,8 +107,10 @@ class Topic {
   }
 
   /** Asks for the wishes of readers where the server sends to others already, without a gap for these. */
-  askAnew(how) {
+  askAnew() {
     const { newest, epoch } = this;
+    // Both leave, or neither: a full queue must not part them.
+    const how = { unbounded: true };
     let last = 0;
     for (const reader of this.readers) {
       if (!reader.isReady) last = Math.max(last, reader.last ?? 0);

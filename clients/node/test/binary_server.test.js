@@ -26,7 +26,7 @@ const FLOATS = new Float64Array(new BigUint64Array([0x7ff8000000000001n, 0xfff0d
 
 test('every type goes to a handler and back with the same bits', async (t) => {
   const { client } = await connected(t);
-  assert.deepEqual(client.extensions, ['call', 'binary']);
+  assert.deepEqual(client.extensions, ['call', 'binary', 'topic']);
   const seen = [];
   await client.serve('back', ({ payload }) => {
     seen.push(payload);

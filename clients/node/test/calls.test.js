@@ -57,7 +57,7 @@ describe('calls', () => {
   const forget = () => Object.assign(seen, { begun: [], lost: [], ended: 0 });
 
   test('the server agrees to the extension, and names its limits', () => {
-    assert.deepEqual(client.extensions, ['call', 'binary']);
+    assert.deepEqual(client.extensions, ['call', 'binary', 'topic']);
     assert.deepEqual(client.limits, { maxFrameBytes: 16 << 20, requestTimeout: 30_000 });
   });
 

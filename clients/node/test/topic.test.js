@@ -231,6 +231,54 @@ test('a line that breaks in the middle of what is kept: it goes on behind what h
   assert.deepEqual(gaps, []);
 });
 
+test('readers that come before the connection, and while it is lost', async (t) => {
+  const server = await topical(t);
+  const { channels } = server;
+  for (const n of range(1, 6)) channels.publish('log', n);
+  const client = unconnected(t, { port: server.port, heartbeatInterval: 0, reconnectDelay: 5 });
+  const gaps = collected(client, 'gap');
+  const handled = [];
+  client.subscribe('log', ({ payload }) => handled.push(payload), { last: 1 });
+  const since = client.subscribe('log', { since: { epoch: 'e1', offset: 2 } });
+  const plain = client.subscribe('log', undefined, { buffer: 5 });
+  assert.equal(await client.connect(), true);
+  await Promise.all([since.ready, plain.ready]);
+  channels.publish('log', 7);
+  assert.deepEqual([await until(since, 7), await until(plain, 7), handled], [range(3, 7), [7], [6, 7]]);
+  await lose(server, client);
+  channels.publish('log', 8);
+  const late = client.subscribe('log', { last: 3 });
+  const other = client.subscribe('other');
+  await back(client);
+  await Promise.all([late.ready, other.ready]);
+  channels.publish('log', 9);
+  assert.deepEqual([await until(late, 9), await until(since, 9), await until(plain, 9), handled],
+    [range(6, 9), [8, 9], [8, 9], range(6, 9)]);
+  assert.deepEqual(gaps, []);
+});
+
+test('another handler takes over between two messages', async (t) => {
+  const server = await topical(t);
+  const client = await server.client();
+  const [first, second, third] = [[], [], []];
+  client.subscribe('log', ({ payload }) => first.push(payload));
+  await client.ping();
+  server.channels.publish('log', 1);
+  await client.ping();
+  // What is on its way is for the new one, and it goes on from the place of the old one.
+  server.channels.publish('log', 2);
+  client.subscribe('log', ({ payload }) => second.push(payload));
+  await client.ping();
+  await lose(server, client);
+  server.channels.publish('log', 3);
+  client.subscribe('log', ({ payload }) => third.push(payload));
+  await back(client);
+  assert.deepEqual([first, second, third], [[1], [2], [3]]);
+  client.subscribe('log', ({ payload }) => first.push(payload), { last: 2 });
+  await client.ping();
+  assert.deepEqual([first, third], [[1, 2, 3], [3]]);
+});
+
 test('a gap says how much is missing, as far as that is known', async (t) => {
   const server = await topical(t, { messages: 3 });
   const { channels } = server;

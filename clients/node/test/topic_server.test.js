@@ -204,6 +204,32 @@ test('a pattern that was cut off is told what it can be', async (t) => {
     [[null, 'logs.*', null], ['logs.a', 'logs.*', 3]]);
 });
 
+test('who conflates holds nobody up while it reads nothing, and reads the newest then', { timeout: 120_000 }, async (t) => {
+  const { publisher, reader } = await started(t, 5);
+  const client = await reader({ heartbeatInterval: 0 });
+  const board = client.subscribe('board', { conflate: true });
+  const log = client.subscribe('log', { conflate: true });
+  await Promise.all([board.ready, log.ready]);
+  const told = [collected(client, 'disconnected'), collected(client, 'gap')];
+  client.connection.socket.pause();
+  // More than the kernels and the queue of the server take.
+  const text = 'x'.repeat(1 << 17);
+  const count = 200;
+  for (const n of range(1, count)) {
+    publisher.publish('board', [n, text]);
+    await publisher.publish('log', [n, text], { ack: true });
+  }
+  client.connection.socket.resume();
+  for (const subscription of [board, log]) {
+    const seen = [];
+    while (seen.at(-1) !== count) seen.push((await subscription.next()).value.payload[0]);
+    assert.ok(seen.length < count, `${seen.length} of ${count}`);
+    assert.deepEqual(seen, [...seen].sort((a, b) => a - b));
+  }
+  assert.equal(log.place.offset, count);
+  assert.deepEqual(told, [[], []]);
+});
+
 test('a page goes on at another front end', async (t) => {
   const { publisher, reader } = await started(t);
   const { ipcEvents } = require('../index.js');
