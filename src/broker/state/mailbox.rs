@@ -133,6 +133,9 @@ impl<T, P> fmt::Debug for Mailbox<T, P> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::thread;
+
     use super::*;
 
     /// It would be refused for ever otherwise, by an error that says to try again.
@@ -145,5 +148,32 @@ mod tests {
         assert!(remote.has_room(1));
         assert!(mailbox.next().is_some());
         assert!(remote.has_room(MAILBOX_BYTES_MAX));
+    }
+
+    /// The loop may look into the mailbox as soon as it is woken, and sleep again.
+    #[test]
+    fn a_letter_is_there_when_the_loop_is_woken() {
+        let (remote, mailbox) = Remote::<(), ()>::new();
+        let (woken, wakes) = channel();
+        let (finds, found) = channel();
+        let found = Mutex::new(found);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let record = seen.clone();
+        remote.set_waker(move || {
+            woken.send(()).unwrap();
+            let is_there = found.lock().unwrap().recv().unwrap();
+            record.lock().unwrap().push(is_there);
+        });
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for () in wakes.iter().take(2) {
+                    mailbox.acknowledge();
+                    finds.send(mailbox.next().is_some()).unwrap();
+                }
+            });
+            remote.send(1, Letter::Publication(()));
+            remote.post(|()| ());
+        });
+        assert_eq!(*seen.lock().unwrap(), [true, true]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::*;
-use crate::{HandleError, Json, Measure, MessageType, TurnLimits, Verdict};
+use crate::{Blob, HandleError, Json, Measure, MessageType, TurnLimits, Verdict};
 
 impl World {
     fn answer_to(&mut self, key: ConnectionKey, channel: &str, payload: &Value) -> Value {
@@ -346,6 +346,47 @@ fn parts_that_fit_into_no_frame_with_their_head_are_too_many() {
     world.send(key, &message("app", "request", "parts", "q", &json!(1)));
     world.run_mailbox();
     world.expect_error(key, "limit_exceeded", "q");
+}
+
+#[test]
+fn attachments_stand_in_their_parts_of_an_answer_that_is_no_stream() {
+    let mut world = World::new(Limits::default());
+    let mut app = world.broker.application("app", "The App");
+    app.channel("parts").on_request(|request| {
+        let (reply, mut parts) = request.stream()?;
+        for number in [1, 2] {
+            parts.try_send(&number)?;
+            parts.try_send(&Blob::new(vec![number]))?;
+        }
+        parts.end();
+        Ok(reply)
+    });
+    let key = world.connected("app", "ann");
+    world.send(key, &message("app", "request", "parts", "q", &json!(null)));
+    world.run_mailbox();
+    let blob = |base64: &str| json!({"$base64": base64, "dtype": null, "shape": null});
+    let expected = json!([1, blob("AQ=="), 2, blob("Ag==")]);
+    assert_eq!(payloads(&world.take(key)), [expected]);
+}
+
+/// Publications that come with one read are delivered together, but for those that a filter sees.
+#[test]
+fn what_a_filter_publishes_stands_before_the_publication_and_behind_the_ones_before_it() {
+    let mut world = World::new(Limits::default());
+    world.broker.filter(|delivery| {
+        if delivery.message().message_type() == MessageType::Publish {
+            let about: u32 = delivery.payload()?;
+            delivery.publish("news", &json!({ "about": about }))?;
+        }
+        Ok(Verdict::CarryOut)
+    });
+    let hears = world.connected("app", "hears");
+    world.subscribe(hears, "app", "news");
+    let publisher = world.connected("app", "publisher");
+    let burst = [1, 2, 3].map(|at| framed(&message("app", "publish", "news", "p", &json!(at))));
+    world.deliver(publisher, &burst.concat());
+    let expected = [1, 2, 3].map(|at| [json!({ "about": at }), json!(at)]);
+    assert_eq!(payloads(&world.take(hears)), expected.concat());
 }
 
 #[test]

@@ -90,6 +90,31 @@ fn publishers_that_were_held_back_go_on_one_at_a_time() {
     assert_eq!(world.broker.core.pool.gauge().bytes(), 0);
 }
 
+/// A reader that keeps up with a steady sender may never have read everything.
+#[test]
+fn a_queue_that_is_down_to_half_its_mark_holds_nobody_back() {
+    let (mut world, slow, publishers) = crowd(2);
+    let read_down_to = |world: &mut World, left: usize| {
+        let bytes = world.broker.queued_bytes(slow) - left;
+        let read = |_: &_| Ok::<_, Infallible>(Written { bytes, holds: false });
+        let Ok(flushed) = world.broker.flush(slow, read);
+        assert_eq!(flushed.unsent_bytes, left);
+        world.act();
+    };
+    let grace = Limits::default().slow_consumer_grace;
+    world.pass(grace.mul_f64(0.9));
+    read_down_to(&mut world, HIGH_WATER_BYTES / 2 + 1);
+    assert!(world.is_parked(publishers[1]));
+    read_down_to(&mut world, HIGH_WATER_BYTES / 2);
+    assert!(!world.is_parked(publishers[1]));
+    // What it gets now has a grace of its own.
+    assert!(world.broker.queued_bytes(slow) > HIGH_WATER_BYTES);
+    world.pass(grace.mul_f64(0.9));
+    assert!(world.closed.is_empty());
+    world.pass(grace.mul_f64(0.1));
+    assert_eq!(world.closed, [slow]);
+}
+
 /// Many publications of each: a publisher with more to say gets no more turns than the others.
 #[test]
 fn publishers_that_were_held_back_take_turns() {
