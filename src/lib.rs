@@ -94,9 +94,10 @@ pub use address::Address;
 #[cfg(feature = "broker")]
 pub use broker::{
     Access, Application, ApplicationInfo, Channel, ChannelInfo, ChannelLatency, ConnectionInfo,
-    ConnectionKey, Context, Counters, Delivery, Handle, HandleError, HistoryRule, LatencyOf,
-    LatencySummary, Limits, Measure, MemoryPressure, PartError, PartSender, Peer, Publisher, Reply,
-    Request, RequestResult, Responder, SendError, Stats, TurnLimits, User, Verdict,
+    ConnectionKey, Context, Counters, Delivery, Handle, HandleError, HistoryInfo, HistoryRule,
+    LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, PartError, PartSender, Peer,
+    Publisher, Reply, Request, RequestResult, Responder, SendError, Stats, TurnLimits, User,
+    Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};

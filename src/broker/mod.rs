@@ -49,7 +49,7 @@ pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Recei
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use state::peer::Peer;
-pub use state::stats::{ApplicationInfo, ChannelInfo, Stats};
+pub use state::stats::{ApplicationInfo, ChannelInfo, HistoryInfo, Stats};
 pub use state::timers::Now;
 pub use turn_limits::TurnLimits;
 

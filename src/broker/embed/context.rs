@@ -207,7 +207,8 @@ impl<'a> Context<'a> {
     /// Returns the channels of an application by id, or none if the application does not exist.
     pub fn list_channels(&self, app_id: &str) -> BTreeMap<String, ChannelInfo> {
         let application = self.find_application(app_id);
-        let listed = application.map(|key| stats::list_channels(&self.core.router, key));
+        let listed = application
+            .map(|key| stats::list_channels(&self.core.router, key, self.core.turn.now.unix));
         listed.into_iter().flatten().map(|(id, info)| (id.to_owned(), info)).collect()
     }
 
@@ -238,7 +239,8 @@ impl<'a> Context<'a> {
         let router = &self.core.router;
         for (_, channel) in router.channels.iter() {
             let Some(application) = router.applications.get(channel.application) else { continue };
-            if visit(&application.id, &channel.id, &channel.into()).is_break() {
+            let info = ChannelInfo::of(channel, self.core.turn.now.unix);
+            if visit(&application.id, &channel.id, &info).is_break() {
                 return;
             }
         }
@@ -356,13 +358,13 @@ fn write_attached(
 }
 
 /// Reads such a message as that of a peer is read. The process may have given it unusable ids.
-fn read_attached(frame: &SharedFrame) -> Result<(Envelope<'_>, &[u8]), SendError> {
+pub(super) fn read_attached(frame: &SharedFrame) -> Result<(Envelope<'_>, &[u8]), SendError> {
     let body = &frame.bytes()[HEADER_BYTES..];
     let envelope = Envelope::parse_binary(body);
     Ok((envelope.map_err(|error| SendError::Faulty(error.fault))?, body))
 }
 
-fn too_large(why: TooLarge, to: Receiver) -> SendError {
+pub(super) fn too_large(why: TooLarge, to: Receiver) -> SendError {
     let frame_bytes_max = to.frame_bytes_max;
     match why {
         TooLarge::WithItsId { body_bytes } => SendError::TooLarge { body_bytes, frame_bytes_max },
@@ -438,6 +440,9 @@ pub enum SendError {
     /// The message has attachments and is none that a peer would accept: one of its ids is too long,
     /// for example.
     Faulty(Fault),
+    /// It was to be kept as the last value of its channel, and there is no room for that. The text says
+    /// what to do.
+    NoRoom(String),
 }
 
 impl fmt::Display for SendError {
@@ -461,6 +466,7 @@ impl fmt::Display for SendError {
                  less than 16 MiB; send more of it as attachments"
             ),
             Self::Faulty(fault) => fault.fmt(f),
+            Self::NoRoom(why) => f.write_str(why),
         }
     }
 }
@@ -472,7 +478,8 @@ impl std::error::Error for SendError {
             Self::TooLarge { .. }
             | Self::TooLargeInBase64 { .. }
             | Self::TooMuchJson { .. }
-            | Self::Faulty(_) => None,
+            | Self::Faulty(_)
+            | Self::NoRoom(_) => None,
         }
     }
 }

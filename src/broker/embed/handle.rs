@@ -185,7 +185,7 @@ impl Handle {
         self.remote.post(drain::begin);
     }
 
-    fn command(
+    pub(super) fn command(
         &self,
         payload_bytes: usize,
         run: impl FnOnce(&mut Context<'_>) + Send + 'static,

@@ -9,4 +9,5 @@ pub(crate) mod part_sender;
 pub(crate) mod publication;
 pub(crate) mod request;
 pub(crate) mod responder;
+pub(crate) mod retained;
 pub(crate) mod setup;

@@ -56,7 +56,7 @@ impl Topic {
         &self.channel_id
     }
 
-    fn find(&self, core: &Core) -> Option<Hearers<'_>> {
+    fn find(&self, core: &mut Core) -> Option<Hearers<'_>> {
         let known = Key::from_bits(self.key.load(Ordering::Relaxed));
         let known = known.filter(|key| core.router.channels.get(*key).is_some());
         known.map(Hearers::OfChannel).or_else(|| {
@@ -98,7 +98,8 @@ impl Publication {
         };
         match &self.to {
             Destination::Topic(topic) => {
-                publish(core, topic.find(core), &topic.app_json, &topic.channel_json)
+                let found = topic.find(core);
+                publish(core, found, &topic.app_json, &topic.channel_json)
             }
             Destination::Named(ids, app_id_bytes) => {
                 let (app_id, channel_id) = ids.split_at(*app_id_bytes);

@@ -195,7 +195,7 @@ impl<'a> Delivery<'a> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
         let app_id = self.parts.envelope.app_id();
         let app_name = app_id.decode();
-        let found = Hearers::find(self.context.core, &app_name, channel_id);
+        let found = Hearers::find(&mut *self.context.core, &app_name, channel_id);
         let Some(channel) = found else { return Ok(0) };
         let address = Address { app_id: app_id.raw(), channel_id: &escaped(channel_id) };
         context::publish(self.context.core, channel, address, message_type, &payload)

@@ -161,6 +161,11 @@ fn has_no_reader(envelope: &Envelope<'_>) -> bool {
     changes_subscription || envelope.channel_id().matches(SYSTEM)
 }
 
+#[expect(
+    clippy::inline_always,
+    reason = "each publication passes here, and a call costs some fifty instructions"
+)]
+#[inline(always)]
 fn publish(
     core: &mut Core,
     handlers: &mut Handlers,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -117,7 +118,8 @@ pub(crate) fn answer(
     }
     core.turn.note_work(work);
     branches::note(Branch::ListingAnswered);
-    let Some(listed) = collect(&core.router, &core.connections, listing, bytes_max) else {
+    let unix = core.turn.now.unix;
+    let Some(listed) = collect(&core.router, &core.connections, listing, unix, bytes_max) else {
         return Err(refusal::listing_too_large().into());
     };
     let answer = core.encoder.own_value(
@@ -166,12 +168,13 @@ fn collect<'a>(
     router: &'a Router,
     connections: &Connections,
     listing: Listing,
+    unix: Duration,
     bytes_max: usize,
 ) -> Option<Listed<'a>> {
     let mut room = Room { bytes: bytes_max };
     Some(match listing {
         Listing::Applications(only) => Listed::Applications(stats::list_applications(router, only)),
-        Listing::Channels(key) => Listed::Channels(stats::list_channels(router, key)),
+        Listing::Channels(key) => Listed::Channels(stats::list_channels(router, key, unix)),
         Listing::Latencies(key) => {
             let mut channels = BTreeMap::new();
             for (id, latency) in stats::list_latencies(router, key) {

@@ -1,6 +1,7 @@
 //! Statistics and listings: the shapes of the published server, with additional fields.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -114,6 +115,26 @@ pub struct ChannelInfo {
     /// Requests that wait until one of its workers has room, because each of them has as many
     /// unanswered ones as it said that it takes at a time.
     pub kept_requests: usize,
+    /// Its history, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<HistoryInfo>,
+    /// The age of its last value, if one is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_age_seconds: Option<f64>,
+}
+
+/// The history of a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HistoryInfo {
+    /// Its name, which is another one whenever it is made anew.
+    pub epoch: String,
+    /// The number of publications since then.
+    pub offset: u64,
+    /// The newest ones, which are kept.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
 }
 
 /// An application in a listing, which borrows the fields that [`ApplicationInfo`] owns.
@@ -138,8 +159,13 @@ pub(crate) fn list_applications(
 }
 
 /// Returns the channels of an application by id.
-pub(crate) fn list_channels(router: &Router, key: ApplicationKey) -> BTreeMap<&str, ChannelInfo> {
-    router.channels_of(key).map(|channel| (&*channel.id, channel.into())).collect()
+pub(crate) fn list_channels(
+    router: &Router,
+    key: ApplicationKey,
+    unix: Duration,
+) -> BTreeMap<&str, ChannelInfo> {
+    let channels = router.channels_of(key);
+    channels.map(|channel| (&*channel.id, ChannelInfo::of(channel, unix))).collect()
 }
 
 /// Returns the latencies of an application's channels by id, in no particular order.
@@ -177,9 +203,20 @@ impl From<ListedApplication<'_>> for ApplicationInfo {
     }
 }
 
-impl From<&Channel> for ChannelInfo {
-    fn from(channel: &Channel) -> Self {
+impl ChannelInfo {
+    pub(crate) fn of(channel: &Channel, unix: Duration) -> Self {
+        let topic = channel.topic.as_ref();
+        let history = topic.and_then(|topic| topic.history.as_ref());
+        let last = topic.and_then(|topic| topic.last.as_ref());
         Self {
+            history: history.map(|history| HistoryInfo {
+                epoch: history.epoch().as_str().to_owned(),
+                offset: history.offset(),
+                messages: history.len(),
+                bytes: history.bytes(),
+            }),
+            retained_age_seconds: last
+                .map(|value| unix.saturating_sub(value.published_at).as_secs_f64()),
             subscribers: channel.subscribers.len(),
             created_at: channel.created_at.as_secs_f64(),
             workers: channel.service.workers.len(),

@@ -1,9 +1,7 @@
 //! The part of a channel that only subscribers with the extension `topic` ask for.
 
-#[expect(dead_code, reason = "used by the next change")]
 pub(crate) mod history;
 pub(crate) mod patterns;
-#[expect(dead_code, reason = "used by the next change")]
 pub(crate) mod retained;
 pub(crate) mod seat;
 pub(crate) mod session;

@@ -8,6 +8,7 @@ mod embedded;
 mod histories;
 mod last_values;
 mod patterns;
+mod retained_by_us;
 
 impl World {
     /// A connection that has negotiated `topic`.

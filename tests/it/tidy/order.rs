@@ -93,7 +93,7 @@ const ROOMS: &[Room] = &[
             "embed/publication",
             "embed/responder",
             "embed/handle",
-            "embed/part_sender",
+            "embed/part_sender embed/retained",
             "embed/request",
             "embed/changes",
             "embed/manage embed/setup embed/handlers",

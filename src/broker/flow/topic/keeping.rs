@@ -57,6 +57,7 @@ pub(crate) fn place(
         if placed.len() - HEADER_BYTES > core.limits.frame_bytes_max {
             core.pool.give(placed);
             history.skip(&mut core.pool);
+            settle(core, channel);
             return Placed::TooLarge;
         }
         let placed = OutFrame::shared(core.pool.share(placed));
@@ -209,6 +210,28 @@ pub(crate) fn claim(
     let Some(channel) = channels::find_or_create(core, application, id) else { return Ok(None) };
     prepare(core, channel);
     Ok(Some(channel))
+}
+
+/// Does the same for a publication of the process itself, whose application need not exist either.
+#[cold]
+pub(crate) fn claim_own(
+    core: &mut Core,
+    app_id: &str,
+    id: &str,
+    meta: Option<&Meta<'_>>,
+) -> Result<Option<ChannelKey>, Refusal> {
+    let known = core.router.application(app_id);
+    if let Some(channel) = known.and_then(|key| core.router.channel(key, id)) {
+        return Ok(Some(channel));
+    }
+    let retains = meta.is_some_and(|meta| meta.retain);
+    if !retains && core.limits.history_of(app_id, id).is_none() {
+        return Ok(None);
+    }
+    let application = core.router.find_or_create_application(app_id, core.turn.now.unix);
+    let claimed = claim(core, application, id, meta);
+    core.router.forget_if_unused(application);
+    claimed
 }
 
 /// Has a channel keep what is published on it next. The caller settles after that.

@@ -24,7 +24,12 @@ pub(crate) enum Hearers<'a> {
 
 impl<'a> Hearers<'a> {
     /// Finds those who may hear a channel. `None`: nobody does.
-    pub(crate) fn find(core: &Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
+    pub(crate) fn find(core: &mut Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
+        if !core.limits.histories.is_empty()
+            && let Some(channel) = keeping::claim_own(core, app_id, channel_id, None).ok().flatten()
+        {
+            return Some(Self::OfChannel(channel));
+        }
         let key = core.router.application(app_id)?;
         match core.router.channel(key, channel_id) {
             Some(channel) => Some(Self::OfChannel(channel)),
