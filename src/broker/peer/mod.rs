@@ -3,5 +3,6 @@
 pub(crate) mod dispatch;
 pub(crate) mod listings;
 pub(crate) mod operator;
+pub(crate) mod purge;
 pub(crate) mod system;
 pub(crate) mod unserved;

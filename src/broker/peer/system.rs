@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::listings::{self, Listing};
 use super::operator;
+use super::purge;
 use crate::branches::{self, Branch};
 use crate::broker::flow::{answers, channels, closing, workers};
 use crate::broker::limits::CONCURRENCY_MAX;
@@ -129,6 +130,8 @@ pub(crate) fn request(
             operator::check(core, from)?;
             listings::answer(core, from, envelope, Listing::Connections)?;
         }
+        "purge_retained" => purge::retained(core, from, envelope)?,
+        "purge_history" => purge::histories(core, from, envelope)?,
         "serve" => begin_serving(core, from, application, envelope, channel)?,
         "stop_serving" => stop_serving(core, from, application, envelope, channel)?,
         "connect" => return Err(refusal::connected_already().into()),

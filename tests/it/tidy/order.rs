@@ -99,6 +99,7 @@ const ROOMS: &[Room] = &[
             "embed/manage embed/setup embed/handlers",
             // The peers.
             "peer/listings peer/operator peer/unserved",
+            "peer/purge",
             "peer/system",
             "peer/dispatch",
             // The driver's door.

@@ -35,3 +35,10 @@ pub(crate) fn retained_full() -> Refusal {
 pub(crate) fn no_pattern(why: &str) -> Refusal {
     Refusal::new(ErrorCode::BadMessage, format!("this is no pattern: {why}"))
 }
+
+pub(crate) fn purge_invalid() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "a purge names no application; send \"app\", and \"channel\" for one channel alone",
+    )
+}

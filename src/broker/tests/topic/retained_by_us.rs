@@ -55,3 +55,49 @@ fn the_process_keeps_and_forgets_last_values() {
     world.hang_up(reads);
     assert_eq!((world.memory(), world.broker.core.router.channels.len()), (before, 0));
 }
+
+#[test]
+fn only_the_operator_has_the_server_forget() {
+    let mut world = World::new(keeping(10));
+    world.broker.core.server.uid = Some(7);
+    let before = world.memory();
+    let from = world.topical("from");
+    for channel in ["h.a", "h.b", "v"] {
+        world.retain(from, channel, &json!(1));
+        world.retain(from, channel, &json!(2));
+    }
+    world.hang_up(from);
+    let unix = |uid| crate::Peer::Unix { user: Some(crate::User { uid, gid: 7 }), pid: None };
+    let purge = |world: &mut World, peer, action: &str, payload: &Value| {
+        let key = world.broker.accept_from(peer).unwrap();
+        let connect = json!({"action": "connect", "connection_id": "op"});
+        world.send(key, &message("app", "request", "system", "c", &connect));
+        let mut payload = payload.clone();
+        payload["action"] = json!(action);
+        world.send(key, &message("app", "request", "system", "q", &payload));
+        let answers = world.take(key);
+        world.hang_up(key);
+        answers.last().unwrap()["payload"].clone()
+    };
+    let all = json!({"app": "app"});
+    for peer in [unix(8), crate::Peer::Unknown, crate::Peer::Unix { user: None, pid: None }] {
+        for action in ["purge_retained", "purge_history"] {
+            assert_eq!(purge(&mut world, peer, action, &all)["code"], "forbidden");
+        }
+    }
+    for bad in [json!({}), json!({"app": 1}), json!({"app": "app", "channel": 1})] {
+        assert_eq!(purge(&mut world, unix(7), "purge_history", &bad)["code"], "bad_message");
+    }
+    for (action, payload, messages) in [
+        ("purge_history", json!({"app": "app", "channel": "h.a"}), 2),
+        ("purge_history", json!({"app": "app", "channel": "h.a"}), 0),
+        ("purge_history", json!({"app": "nobody"}), 0),
+        ("purge_history", all.clone(), 2),
+        ("purge_retained", json!({"app": "app", "channel": "v"}), 1),
+        ("purge_retained", all, 2),
+    ] {
+        let expected = json!({"status": "purged", "messages": messages});
+        assert_eq!(purge(&mut world, unix(7), action, &payload), expected, "{action} {payload}");
+    }
+    assert_eq!((world.memory(), world.broker.core.router.channels.len()), (before, 0));
+}
