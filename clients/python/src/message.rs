@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipc_framework::client::Position;
+use ipc_framework::proto::Meta;
 use ipc_framework::{Envelope, Json, Message, MessageType};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -62,9 +63,16 @@ impl<'a> From<&Envelope<'a>> for Fields<'a> {
             timestamp: envelope.timestamp(),
             reply_to: envelope.reply_to().map(ipc_framework::JsonStr::decode),
             position: None,
-            is_retained: false,
+            is_retained: is_retained(envelope),
         }
     }
+}
+
+/// Returns whether a publication that a peer has sent is to be kept as the last value of its channel.
+fn is_retained(envelope: &Envelope<'_>) -> bool {
+    let is_publication = envelope.message_type() == MessageType::Publish;
+    let meta = envelope.meta_str().filter(|_| is_publication);
+    meta.and_then(|meta| Meta::parse_known(meta).ok()).is_some_and(|meta| meta.retain)
 }
 
 impl<'a> From<&'a Message> for Fields<'a> {

@@ -266,8 +266,9 @@ impl Server {
         app_id: &str,
         channel_id: &str,
         message: &Bound<'_, PyAny>,
+        retain: bool,
     ) -> PyResult<()> {
-        self.shared.door.publish(py, app_id, channel_id, message::from_python(message)?)
+        self.shared.door.publish(py, app_id, channel_id, message::from_python(message)?, retain)
     }
 
     fn broadcast(&self, py: Python<'_>, app_id: &str, message: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -20,6 +20,7 @@ PRINTS = {
     "streams": "well\ntell\nme\nmore",
     "tensors": "(224, 224, 3) 0.0\n<class 'bytes'> 147",
     "errors": "app:bad_input {'field': 'width'} True",
+    "topics": "prices.tea None 2.8\norders 2 one cake",
 }
 
 

@@ -531,3 +531,45 @@ def test_what_a_program_publishes_itself_is_kept_too(serve):
         client.unsubscribe("orders")
         client.subscribe("orders", seen.append, last=1)
         eventually("it was kept", lambda: payloads(seen) == [[1], [1]])
+        # What a subclass sees of it is that its publisher wants it to be kept.
+        client.publish("price", 2, retain=True, acknowledged=True)
+        client.subscribe("price", seen.append, last=1)
+        eventually("it was kept, too", lambda: payloads(seen[2:]) == [[2]])
+        assert seen[2].retained
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_publishes_itself(serve, workers):
+    server = serve(histories=HISTORIES, workers=workers)
+    with pytest.raises(ConnectionError):
+        server.publish("shop", "price", 1)
+
+    @server.create_application("shop").create_channel("set").serve
+    def set_price(request):
+        # From the thread of a handler, which may be the loop's.
+        server.publish("shop", "price", request.payload, retain=True)
+        return "done"
+
+    server.start()
+    server.publish("shop", "orders", {"order": 1})
+    with client_of(server.port) as client:
+        seen, by_pattern = [], []
+        client.subscribe("orders", seen.append, last=1)
+        eventually("it was kept", lambda: payloads(seen) == [{"order": 1}] and seen[0].offset == 1)
+        assert client.send_request("set", 5).payload == "done"
+        client.subscribe("price", seen.append, last=1)
+        eventually("the last value came", lambda: payloads(seen[1:]) == [5] and seen[1].retained)
+        client.subscribe_pattern(">", by_pattern.append)
+        client.flush()
+        server.publish("shop", "price", None, retain=True)
+        eventually("all hear that it is gone", lambda: payloads(seen[2:]) == [None] == payloads(by_pattern))
+        client.unsubscribe("price")
+        client.subscribe("price", seen.append, last=1)
+        server.publish("shop", "price", 6)
+        eventually("nothing was kept", lambda: payloads(seen[3:]) == [6])
+    with pytest.raises(TypeError):
+        server.publish("shop", 5, 1)
+    with pytest.raises(ValueError):
+        server.publish("shop", "", 1)
+    with pytest.raises((TypeError, ValueError)):
+        server.publish("shop", "price", object())

@@ -72,7 +72,6 @@ class Dispatcher:
 
     def start(self, native: _native.Client) -> threading.Thread:
         self.is_ending = self._is_cut_off = self._has_ended = False
-        self.patterns.clear()
         self.is_cooperative = native.fileno() >= 0
         self._green = {}
         self.green_streams = weakref.WeakValueDictionary() if self.is_cooperative else None

@@ -184,6 +184,8 @@ class FrameworkClient(IPCClient):
                 return False
             self.last_error = None
             self._ended = threading.Event()
+            # The new connection knows none of them.
+            self._dispatcher.patterns.clear()
             self._native = native
             _alive.add(self)
             # A client to which nothing refers does not reconnect.

@@ -148,7 +148,7 @@ class Message:
 
     @property
     def retained(self) -> bool:
-        """True for a received publication that the server was to keep as its channel's last value."""
+        """True for a received publication that was to be kept as its channel's last value."""
         retained: bool = getattr(self, "_kept", _NOT_KEPT)[1]
         return retained
 

@@ -409,6 +409,19 @@ class FrameworkServer(IPCServer):
                 message.reply_to,
             )
 
+    def publish(self, app_id: str, channel_id: str, data: Any, *, retain: bool = False) -> None:
+        """Publishes data to the subscribers of a channel.
+
+        With ``retain`` it is kept as the channel's last value, for clients that subscribe later with ``last=1``;
+        ``None`` reaches the subscribers, and the value is forgotten. If there is no room for it, that is logged."""
+        native = self._native
+        if native is None:
+            raise ConnectionError("nothing is published: the server does not run; call start() first")
+        check_id(app_id)
+        check_id(channel_id)
+        message = Message("", app_id, channel_id, MessageType.PUBLISH, data, 0)
+        native.publish(app_id, channel_id, message, bool(retain))
+
     def broadcast_to_application(self, app_id: str, message: Message) -> None:
         """Sends a message to all connections of an application."""
         native = self._native
@@ -449,7 +462,7 @@ class FrameworkServer(IPCServer):
                 if connection is not None:
                     self.send_to_connection(connection, message)
         else:
-            native.publish(channel.app_id, channel.channel_id, message)
+            native.publish(channel.app_id, channel.channel_id, message, message.retained)
         return True
 
     def _change_subscription(self, message: Message, change: Callable[[str], None]) -> bool:

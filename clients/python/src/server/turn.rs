@@ -93,19 +93,33 @@ impl Door {
         unless_ended(py, self.handle.send_to_connection(to, message)).map(drop)
     }
 
-    /// Sends a message to all subscribers of a channel: at once in a turn, soon from elsewhere.
+    /// Sends a message to all subscribers of a channel: at once in a turn, soon from elsewhere. With
+    /// `retain` it is kept as the channel's last value.
     pub(super) fn publish(
         &self,
         py: Python<'_>,
         app_id: &str,
         channel_id: &str,
         message: Message,
+        retain: bool,
     ) -> PyResult<()> {
         self.check_size(&message)?;
-        if let Ok(sent) = self.try_now(|now| now.publish_to(app_id, channel_id, &message)) {
+        let now = self.try_now(|now| {
+            if retain {
+                now.publish_retained_to(app_id, channel_id, &message)
+            } else {
+                now.publish_to(app_id, channel_id, &message)
+            }
+        });
+        if let Ok(sent) = now {
             return sent.map(drop).map_err(|error| refused(&error));
         }
-        unless_ended(py, self.handle.publish_to(app_id, channel_id, message)).map(drop)
+        let sent = if retain {
+            self.handle.publish_retained_to(app_id, channel_id, message)
+        } else {
+            self.handle.publish_to(app_id, channel_id, message)
+        };
+        unless_ended(py, sent).map(drop)
     }
 
     /// Sends a message to all connections of an application, and waits until that is done.
