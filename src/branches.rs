@@ -34,6 +34,7 @@ branches! {
     HistoryBoundsChanged = "a reload changes the bounds of a history";
     HistoryAged = "a message of a history becomes too old";
     HistoryShrunk = "a history is shortened for lack of memory";
+    RefusedByPattern = "the filter refuses a channel that a connection would hear through a pattern";
     Conflated = "a newer publication of a channel replaces one that waits for a slow reader";
     ConflatedSent = "a subscriber that conflates has read its queue, and gets what waited";
     RequesterParked = "a requester waits for workers that read slowly";

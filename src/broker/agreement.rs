@@ -129,7 +129,10 @@ fn check_memory(core: &Core) -> Result<(), String> {
         let replays = session.topic.as_ref().map_or(0, |topic| topic.replays.len());
         (session.subscriptions.len() + patterns) * SUBSCRIPTION_BYTES
             + replays * REPLAY_BYTES
-            + session.topic.as_ref().map_or(0, |topic| topic.pending.bytes())
+            + session
+                .topic
+                .as_ref()
+                .map_or(0, |topic| topic.pending.bytes() + topic.verdicts.bytes())
             + owed * OWED_BYTES
             + session.calls.as_ref().map_or(0, |index| index.bytes())
     });
@@ -186,6 +189,8 @@ fn check_patterns(core: &Core) -> Result<(), String> {
         }
         agree("slow subscribers of a pattern", node.congested as usize, slow)?;
     }
+    let slow = patterns.nodes.iter().map(|(_, node)| node.congested as usize).sum();
+    agree("slow subscribers of all patterns", patterns.congested, slow)?;
     let topics = sessions(core).filter_map(|(_, session)| session.topic.as_ref());
     agree("subscriptions to patterns", topics.map(|topic| topic.patterns.len()).sum(), seats)?;
     let trees = core.router.applications.iter().filter(|(_, owner)| owner.patterns.is_some());

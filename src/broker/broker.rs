@@ -512,7 +512,10 @@ impl Broker {
     #[inline]
     pub fn has_work(&self) -> bool {
         let agenda = &self.core.agenda;
-        !agenda.has_no_actions() || !agenda.doomed.is_empty() || !agenda.events.is_empty()
+        !agenda.has_no_actions()
+            || !agenda.doomed.is_empty()
+            || !agenda.events.is_empty()
+            || !agenda.undecided.is_empty()
     }
 
     /// Calls hooks and closes doomed connections, until neither causes more of the other.
@@ -526,9 +529,10 @@ impl Broker {
     fn settle_all(&mut self) {
         loop {
             upkeep::settle(&mut self.core);
-            if self.core.agenda.events.is_empty() {
+            if self.core.agenda.events.is_empty() && self.core.agenda.undecided.is_empty() {
                 return;
             }
+            self.handlers.decide(&mut self.core);
             self.handlers.announce(&mut self.core);
         }
     }

@@ -10,12 +10,15 @@ use super::changes::{self, Change, ConnectionHook, DeliveryHandler, Filter, Requ
 use super::context::Context;
 use super::request::{Dealt, Parts, Request, Verdict};
 use super::responder::Remote;
+use crate::broker::flow::topic::verdicts;
 use crate::broker::flow::{answers, measuring};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
-use crate::broker::state::keys::ChannelKey;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::{Envelope, MessageType};
+use crate::broker::state::topic::verdicts::Undecided;
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::{Envelope, Head, MessageType, OutFrame, escape};
 
 /// The handlers of one channel, by message type.
 #[derive(Default)]
@@ -176,6 +179,70 @@ impl Handlers {
                 Err(refusal::filter_failed(note_panic(core, &*panic, trace)))
             }
         }
+    }
+
+    /// Asks the filter about the channels that connections are about to hear through patterns, and
+    /// delivers what it allows.
+    #[inline]
+    pub(crate) fn decide(&mut self, core: &mut Core) {
+        if !core.agenda.undecided.is_empty() {
+            self.decide_all(core);
+        }
+    }
+
+    #[cold]
+    fn decide_all(&mut self, core: &mut Core) {
+        // The filter may publish, too.
+        while !core.agenda.undecided.is_empty() {
+            std::mem::take(&mut core.agenda.undecided)
+                .into_iter()
+                .for_each(|undecided| self.decide_one(core, undecided));
+        }
+    }
+
+    fn decide_one(&mut self, core: &mut Core, undecided: Undecided) {
+        if self.ask_about(core, undecided.to, &undecided.channel) {
+            verdicts::deliver(core, undecided);
+        }
+    }
+
+    /// Returns whether a connection may hear a channel through patterns. The filter is asked once.
+    pub(crate) fn ask_about(
+        &mut self,
+        core: &mut Core,
+        who: ConnectionKey,
+        channel: &Arc<str>,
+    ) -> bool {
+        verdicts::verdict(core, who, channel).unwrap_or_else(|| {
+            let is_allowed = self.allows(core, who, channel);
+            verdicts::note(core, who, channel, is_allowed);
+            is_allowed
+        })
+    }
+
+    /// Asks the filter about a channel, as if a connection subscribed to it.
+    fn allows(&mut self, core: &mut Core, from: ConnectionKey, channel: &str) -> bool {
+        let Some(session) = core.connections.session(from) else { return false };
+        let Some(owner) = core.router.applications.get(session.application) else { return false };
+        let app_id = owner.id_json.clone();
+        let payload = format!("{{\"connection_id\":\"{}\",\"pattern\":true}}", escape(&session.id));
+        let key = core.router.channel(session.application, channel);
+        let stamp = core.encoder.stamp(core.turn.now.unix);
+        let head = Head {
+            message_id: stamp.id(),
+            app_id: &app_id,
+            channel_id: &escape(channel),
+            message_type: MessageType::Subscribe,
+            timestamp: stamp.time(),
+            reply_to: None,
+            meta: None,
+        };
+        let mut frame = Vec::new();
+        OutFrame::own(&head, payload.as_bytes(), &mut core.pool).append_to(&mut frame);
+        let Ok(envelope) = Envelope::parse(&frame[HEADER_BYTES..]) else { return false };
+        let channel = key.unwrap_or(ChannelKey::NOWHERE);
+        let parts = Parts { envelope: &envelope, from, channel, meta: None };
+        matches!(self.filter(core, parts), Ok(Verdict::CarryOut))
     }
 
     /// Calls the hooks for connections that were opened or closed.

@@ -173,6 +173,7 @@ impl Context<'_> {
         &mut self,
         filter: impl FnMut(&mut Delivery<'_>) -> Result<Verdict, HandlerError> + Send + 'static,
     ) {
+        self.core.server.filter_generation += 1;
         changes::ask(self.core, Change::Filter(Box::new(filter)));
     }
 

@@ -262,7 +262,9 @@ pub(crate) fn held_bytes(connection: &Connection) -> usize {
             + owed * OWED_BYTES
             + session.subscriptions.len() * SUBSCRIPTION_BYTES
             + session.topic.as_ref().map_or(0, |topic| {
-                topic.patterns.len() * SUBSCRIPTION_BYTES + topic.pending.held_bytes()
+                topic.patterns.len() * SUBSCRIPTION_BYTES
+                    + topic.pending.held_bytes()
+                    + topic.verdicts.bytes()
             })
             + session.requests.len() * request_bytes
             + session.request_bytes

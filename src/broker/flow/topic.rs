@@ -6,3 +6,4 @@ pub(crate) mod keeping;
 pub(crate) mod patterns;
 pub(crate) mod publishing;
 pub(crate) mod replays;
+pub(crate) mod verdicts;

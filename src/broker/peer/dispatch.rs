@@ -5,7 +5,7 @@ use crate::branches::{self, Branch};
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
 use crate::broker::flow::run::{self, Run};
-use crate::broker::flow::topic::{audience, keeping, patterns, publishing};
+use crate::broker::flow::topic::{audience, keeping, patterns, publishing, replays};
 use crate::broker::flow::workers::Offer;
 use crate::broker::flow::{
     answers, calls, channels, closing, queues, streams, subscriptions, workers,
@@ -146,7 +146,7 @@ fn serve(
         MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
         MessageType::Publish => publish_to_nobody(core, handlers, parts, application, body, run),
         MessageType::Subscribe | MessageType::Unsubscribe => {
-            Ok(change_subscription(core, handlers, parts, application)?)
+            change_subscription(core, handlers, parts, application)
         }
         MessageType::Request => request(core, handlers, parts, body),
         _ => notify(core, handlers, parts, body),
@@ -181,6 +181,7 @@ fn publish(
     if !may_join && !run.deliver(core) {
         return Err(Stop::Held);
     }
+    handlers.decide(core);
     let target = core.router.channels.get(channel);
     let (mut subscribers, needs_a_look) = target.map_or((0, false), |channel| {
         (channel.subscribers.len(), channel.congested > 0 || channel.is_topical)
@@ -199,6 +200,17 @@ fn publish(
         run.publish(core, channel, body);
     }
     Ok(())
+}
+
+#[inline(never)]
+fn publish_alone(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'_>,
+    body: &[u8],
+    run: &mut Run<'_>,
+) -> Result<(), Stop> {
+    publish(core, handlers, parts, body, run)
 }
 
 /// A publication with a `meta`, or to a channel that does not exist and may have a history. It may have
@@ -227,7 +239,7 @@ fn publish_and_keep(
         keeping::prepare(core, parts.channel);
     }
     let published = if is_known || claimed.is_some() {
-        publish(core, handlers, parts, body, run)
+        publish_alone(core, handlers, parts, body, run)
     } else {
         publish_to_nobody(core, handlers, parts, application, body, run)
     };
@@ -357,15 +369,22 @@ fn change_subscription(
     handlers: &mut Handlers,
     parts: Parts<'_>,
     application: ApplicationKey,
-) -> Result<(), Refusal> {
-    if handlers.filter(core, parts)? == Verdict::Drop {
-        return Ok(());
-    }
+) -> Result<(), Stop> {
     let Parts { envelope, from, mut channel, .. } = parts;
     let wanted = subscriptions::wanted(core, from, envelope)?;
     let subscribes = envelope.message_type() == MessageType::Subscribe;
+    if wanted.pattern && subscribes && !patterns::charge_first(core, from, application) {
+        return Err(Stop::Held);
+    }
+    if handlers.filter(core, parts)? == Verdict::Drop {
+        return Ok(());
+    }
     if wanted.pattern {
-        return patterns::change(core, from, application, envelope, &wanted);
+        let last = patterns::change(core, from, application, envelope, &wanted)?;
+        if let Some(last) = last {
+            replay_pattern(core, handlers, parts, application, last);
+        }
+        return Ok(());
     }
     if !subscribes {
         subscriptions::unsubscribe(core, from, channel, envelope, &wanted);
@@ -380,7 +399,26 @@ fn change_subscription(
     if done.is_err() {
         channels::disown_unused(core, from, channel);
     }
-    done
+    Ok(done?)
+}
+
+/// Sends a connection the newest publications of the channels that its new pattern matches, and that the
+/// filter allows.
+#[cold]
+fn replay_pattern(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'_>,
+    application: ApplicationKey,
+    last: u32,
+) {
+    let pattern = parts.envelope.channel_id().decode();
+    if handlers.has_filter(core) {
+        for channel in replays::kept_channels(core, application, &pattern, last) {
+            handlers.ask_about(core, parts.from, &channel);
+        }
+    }
+    replays::begin_pattern(core, parts.from, application, &pattern, last);
 }
 
 fn request(

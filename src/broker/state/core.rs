@@ -42,6 +42,8 @@ pub(crate) struct Core {
 pub(crate) struct ServerState {
     started: Now,
     pub(crate) lifecycle: Lifecycle,
+    /// Counts the filters that the process has set. 0: there is none.
+    pub(crate) filter_generation: u64,
     /// The address on which the server listens, for `get_stats`.
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -65,6 +67,7 @@ impl Core {
             server: ServerState {
                 started: now,
                 lifecycle: Lifecycle::Running,
+                filter_generation: 0,
                 host: String::new(),
                 port: 0,
                 uid: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::keys::ConnectionKey;
 use super::peer::{PackedPeer, Peer};
+use super::topic::verdicts::Undecided;
 
 /// The description of a connection in hooks and listings.
 ///
@@ -120,6 +121,8 @@ pub(crate) struct Agenda {
     /// asked for them, since nobody else empties the list.
     #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     pub(crate) unsent: Option<Vec<ConnectionKey>>,
+    /// Publications that wait until the filter has been asked about their channel.
+    pub(crate) undecided: Vec<Undecided>,
     /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
     /// above this one.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,

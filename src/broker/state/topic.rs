@@ -5,6 +5,7 @@ pub(crate) mod patterns;
 pub(crate) mod retained;
 pub(crate) mod seat;
 pub(crate) mod session;
+pub(crate) mod verdicts;
 pub(crate) mod wanted;
 
 use super::budget::TOPIC_BYTES;
@@ -15,6 +16,7 @@ use retained::LastValue;
 
 use super::keys::{ConnectionKey, NodeKey};
 use super::timers::TimerKey;
+use patterns::Tree;
 
 /// The nodes of patterns that a channel remembers at most. If more of them match, they are looked up
 /// for each publication, which then has at least as many deliveries.
@@ -45,6 +47,19 @@ pub(crate) struct Matches {
     pub(crate) nodes: Vec<NodeKey>,
     /// There are more than [`MATCHES_KEPT_MAX`].
     pub(crate) are_many: bool,
+    /// Some of their subscribers conflate.
+    pub(crate) conflate: bool,
+    /// The subscribers of all of them, and the changes of the patterns by then.
+    pub(crate) subscribers: usize,
+    pub(crate) counted_at: u64,
+}
+
+impl Matches {
+    /// Returns whether they are what a tree has now.
+    #[inline]
+    pub(crate) fn is_of(&self, tree: &Tree) -> bool {
+        self.generation == tree.generation && !self.are_many
+    }
 }
 
 impl Topic {

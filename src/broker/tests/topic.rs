@@ -5,6 +5,7 @@ use super::*;
 mod bad_input;
 mod conflation;
 mod embedded;
+mod filter;
 mod histories;
 mod last_values;
 mod patterns;

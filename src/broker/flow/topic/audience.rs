@@ -4,6 +4,7 @@
 use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
+use crate::broker::state::router::Channel;
 use crate::broker::state::topic::seat::List;
 use crate::broker::state::topic::{MATCHES_KEPT_MAX, Matches};
 
@@ -13,6 +14,8 @@ const VISITS_PER_WORK: usize = 4;
 /// The patterns that match a name. They leave their place while a publication is delivered.
 pub(crate) struct Matching {
     pub(crate) nodes: Vec<NodeKey>,
+    /// Some of their subscribers conflate.
+    conflate: bool,
     /// The channel that keeps them. `None`: they are looked up for each publication.
     kept_by: Option<ChannelKey>,
 }
@@ -27,21 +30,43 @@ pub(crate) struct Extent {
 
 /// Returns the extent of a publication's audience, or what stands in its way.
 pub(crate) fn measure(core: &mut Core, channel: ChannelKey) -> Result<Extent, Obstacle> {
-    let Some(target) = core.router.channels.get(channel) else { return Ok(Extent::default()) };
+    let router = &core.router;
+    let Some(target) = router.channels.get(channel) else { return Ok(Extent::default()) };
     if target.congested > 0 {
         return Err(Obstacle::Subscriber(channel));
     }
     let topic = target.topic.as_ref();
     let subscribers = target.subscribers.len() + topic.map_or(0, |topic| topic.conflating.len());
     let is_one_by_one = topic.is_some_and(|topic| topic.is_one_by_one());
+    let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
+    if let (Some(tree), Some(topic)) = (tree, topic)
+        && topic.matches.is_of(tree)
+        && topic.matches.counted_at == tree.changes
+        && router.patterns.congested == 0
+    {
+        let Matches { conflate, subscribers: of_patterns, .. } = topic.matches;
+        let subscribers = subscribers + of_patterns;
+        return Ok(Extent { subscribers, is_one_by_one: is_one_by_one || conflate });
+    }
     let matching = take(core, channel);
     let of_patterns = measure_patterns(core, &matching);
     give_back(core, matching);
     let of_patterns = of_patterns?;
+    note_count(core, channel, of_patterns.subscribers);
     Ok(Extent {
         subscribers: subscribers + of_patterns.subscribers,
         is_one_by_one: is_one_by_one || of_patterns.is_one_by_one,
     })
+}
+
+/// Remembers the subscribers of the patterns that match, until one comes or goes.
+fn note_count(core: &mut Core, channel: ChannelKey, subscribers: usize) {
+    let router = &mut core.router;
+    let Some(target) = router.channels.get_mut(channel) else { return };
+    let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
+    if let (Some(tree), Some(topic)) = (tree, &mut target.topic) {
+        (topic.matches.subscribers, topic.matches.counted_at) = (subscribers, tree.changes);
+    }
 }
 
 /// Does the same for the patterns alone.
@@ -60,21 +85,17 @@ pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<Exten
 
 /// Returns whether each publication on a channel has to be delivered by itself.
 pub(crate) fn is_one_by_one(core: &mut Core, channel: ChannelKey) -> bool {
-    let topic = core.router.channels.get(channel).and_then(|target| target.topic.as_ref());
-    if topic.is_some_and(|topic| topic.is_one_by_one()) {
-        return true;
-    }
     let matching = take(core, channel);
-    let mut nodes = matching.nodes.iter().filter_map(|key| core.router.patterns.nodes.get(*key));
-    let is_one_by_one = nodes.any(|node| !node.conflating.is_empty());
+    let conflates = matching.conflate;
     give_back(core, matching);
-    is_one_by_one
+    let topic = core.router.channels.get(channel).and_then(|target| target.topic.as_ref());
+    conflates || topic.is_some_and(|topic| topic.is_one_by_one())
 }
 
 /// Takes the patterns that match a channel's name. They are looked up if they have changed.
 pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
     let router = &mut core.router;
-    let none = Matching { nodes: Vec::new(), kept_by: None };
+    let none = Matching { nodes: Vec::new(), conflate: false, kept_by: None };
     let Some(target) = router.channels.get_mut(channel) else { return none };
     let Some(tree) = router.applications.get(target.application).and_then(|own| own.patterns)
     else {
@@ -82,11 +103,10 @@ pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
         return none;
     };
     if let Some(topic) = &mut target.topic
-        && topic.matches.generation == tree.generation
-        && !topic.matches.are_many
+        && topic.matches.is_of(&tree)
     {
         let nodes = std::mem::take(&mut topic.matches.nodes);
-        return Matching { nodes, kept_by: Some(channel) };
+        return Matching { nodes, conflate: topic.matches.conflate, kept_by: Some(channel) };
     }
     look_up(core, channel)
 }
@@ -100,10 +120,10 @@ fn forget(core: &mut Core, channel: ChannelKey) {
 
 #[cold]
 fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
-    let none = Matching { nodes: Vec::new(), kept_by: None };
+    let none = Matching { nodes: Vec::new(), conflate: false, kept_by: None };
     let Some(target) = core.router.channels.get(channel) else { return none };
     let (application, id) = (target.application, target.id.clone());
-    let Matching { nodes, .. } = look_up_name(core, application, &id);
+    let Matching { nodes, conflate, .. } = look_up_name(core, application, &id);
     let tree = core.router.applications.get(application).and_then(|own| own.patterns);
     let generation = tree.map_or(0, |tree| tree.generation);
     let are_many = nodes.len() > MATCHES_KEPT_MAX;
@@ -111,6 +131,8 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
     core.router.change_topic(channel, |topic| {
         topic.matches.generation = generation;
         topic.matches.are_many = are_many;
+        topic.matches.conflate = conflate;
+        topic.matches.counted_at = 0;
         topic.matches.nodes.clear();
         if are_many {
             topic.matches.nodes = Vec::new();
@@ -119,12 +141,12 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
         }
     });
     if are_many {
-        return Matching { nodes, kept_by: None };
+        return Matching { nodes, conflate, kept_by: None };
     }
     core.router.patterns.scratch = nodes;
     let topic = core.router.channels.get_mut(channel).and_then(|target| target.topic.as_mut());
     let kept = topic.map(|topic| std::mem::take(&mut topic.matches.nodes));
-    Matching { nodes: kept.unwrap_or_default(), kept_by: Some(channel) }
+    Matching { nodes: kept.unwrap_or_default(), conflate, kept_by: Some(channel) }
 }
 
 /// Looks up the patterns that match a name, of which there need not be a channel.
@@ -139,7 +161,9 @@ pub(crate) fn look_up_name(core: &mut Core, application: ApplicationKey, name: &
         tree.visited_max = tree.visited_max.max(visited);
         core.turn.note_work(visited / VISITS_PER_WORK);
     }
-    Matching { nodes, kept_by: None }
+    let mut found = nodes.iter().filter_map(|key| core.router.patterns.nodes.get(*key));
+    let conflate = found.any(|node| !node.conflating.is_empty());
+    Matching { nodes, conflate, kept_by: None }
 }
 
 /// Returns whether some are still sent what was kept of a channel.
@@ -162,13 +186,14 @@ pub(crate) fn give_back(core: &mut Core, matching: Matching) {
 }
 
 /// Calls a function for each subscriber of the channel and of the patterns, and for none twice. One
-/// that conflates by one of its subscriptions conflates. Returns how many of them took the publication,
+/// that conflates by one of its subscriptions conflates. The function is told whether it hears the
+/// channel through a pattern. Returns how many of them took the publication,
 /// and how many there are.
 pub(crate) fn for_each(
     core: &mut Core,
     channel: Option<ChannelKey>,
     matching: &Matching,
-    mut deliver: impl FnMut(&mut Core, ConnectionKey, List) -> bool,
+    mut deliver: impl FnMut(&mut Core, ConnectionKey, List, bool) -> bool,
 ) -> (usize, usize) {
     core.connections.begin_round();
     if let Some(channel) = channel
@@ -180,24 +205,40 @@ pub(crate) fn for_each(
         topic.replaying.iter().for_each(|key| _ = core.connections.is_first_of_round(*key));
     }
     let (mut reached, mut asked) = (0, 0);
-    for list in [List::Conflating, List::Live] {
+    let conflates = match channel.and_then(|channel| core.router.channels.get(channel)) {
+        Some(Channel { topic: Some(topic), .. }) => !topic.conflating.is_empty(),
+        _ => false,
+    };
+    let lists = if conflates || matching.conflate {
+        &[List::Conflating, List::Live][..]
+    } else {
+        &[List::Live]
+    };
+    for &list in lists {
         if let Some(channel) = channel
             && let Some(keys) = core.router.take_list(channel, list)
         {
             for key in &keys {
                 if core.connections.is_first_of_round(*key) {
                     asked += 1;
-                    reached += usize::from(deliver(core, *key, list));
+                    reached += usize::from(deliver(core, *key, list, false));
                 }
             }
             core.router.put_list(channel, list, keys);
         }
         for node in &matching.nodes {
+            if let Some(key) = core.router.patterns.only(*node, list) {
+                if core.connections.is_first_of_round(key) {
+                    asked += 1;
+                    reached += usize::from(deliver(core, key, list, true));
+                }
+                continue;
+            }
             let Some(keys) = core.router.patterns.take_list(*node, list) else { continue };
             for key in &keys {
                 if core.connections.is_first_of_round(*key) {
                     asked += 1;
-                    reached += usize::from(deliver(core, *key, list));
+                    reached += usize::from(deliver(core, *key, list, true));
                 }
             }
             core.router.patterns.put_list(*node, list, keys);

@@ -7,8 +7,8 @@ use crate::branches::{self, Branch};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::ConnectionKey;
+use crate::proto::OutFrame;
 use crate::proto::pattern;
-use crate::proto::{JsonStr, OutFrame};
 
 /// Looks at so many publications that wait are as much work as a delivery.
 const LOOKS_PER_WORK: usize = 4;
@@ -18,7 +18,7 @@ const LOOKS_PER_WORK: usize = 4;
 pub(crate) fn push(
     core: &mut Core,
     to: ConnectionKey,
-    channel: JsonStr<'_>,
+    channel: &str,
     frame: &OutFrame<'_>,
 ) -> bool {
     let Some(connection) = core.connections.get_mut(to) else { return false };
@@ -36,7 +36,7 @@ pub(crate) fn push(
     let Some(session) = connection.session_mut() else { return false };
     let pending = &mut session.topic.get_or_insert_default().pending;
     core.budget.tables_bytes -= pending.bytes();
-    let older = pending.keep(&channel.decode(), frame);
+    let older = pending.keep(channel, frame);
     core.budget.tables_bytes += pending.bytes();
     connection.awaits_room = true;
     if older.is_some() {

@@ -1,6 +1,6 @@
 //! Subscriptions to patterns.
 
-use super::{conflation, replays};
+use super::{conflation, replays, verdicts};
 use crate::broker::flow::{queues, subscriptions};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
 use crate::broker::state::connection::Obstacle;
@@ -17,7 +17,8 @@ use crate::proto::{Envelope, ErrorCode, MessageType};
 /// a delivery.
 const MARKS_PER_WORK: usize = 16;
 
-/// Subscribes a peer to a pattern, or unsubscribes it.
+/// Subscribes a peer to a pattern, or unsubscribes it. Returns the number of publications that it asks for
+/// of each channel that the pattern matches.
 #[cold]
 pub(crate) fn change(
     core: &mut Core,
@@ -25,7 +26,7 @@ pub(crate) fn change(
     application: ApplicationKey,
     envelope: &Envelope<'_>,
     wanted: &Wanted<'_>,
-) -> Result<(), Refusal> {
+) -> Result<Option<u32>, Refusal> {
     let pattern = envelope.channel_id().decode();
     let is_subscribe = envelope.message_type() == MessageType::Subscribe;
     if !is_subscribe {
@@ -33,7 +34,7 @@ pub(crate) fn change(
         if wanted.ack {
             subscriptions::answer(core, from, envelope, "unsubscribed");
         }
-        return Ok(());
+        return Ok(None);
     }
     check_pattern(&pattern)?;
     if wanted.last.is_some() && node_of(core, from, application, &pattern).is_some() {
@@ -44,11 +45,27 @@ pub(crate) fn change(
         if wanted.ack {
             subscriptions::answer(core, from, envelope, "subscribed");
         }
-        return Ok(());
+        return Ok(None);
     };
     subscriptions::answer_recovered(core, from, envelope);
-    replays::begin_pattern(core, from, application, &pattern, last);
-    Ok(())
+    Ok(Some(last))
+}
+
+/// Charges the turn with the marks of all channels that the first pattern of an application makes.
+/// Returns false if its subscriber has to wait for a later turn.
+#[cold]
+pub(crate) fn charge_first(
+    core: &mut Core,
+    from: ConnectionKey,
+    application: ApplicationKey,
+) -> bool {
+    let Some(owner) = core.router.applications.get(application) else { return true };
+    let work = owner.channels.len() / MARKS_PER_WORK;
+    if owner.patterns.is_some() || work == 0 {
+        return true;
+    }
+    let Some(connection) = core.connections.get_mut(from) else { return true };
+    core.turn.charge_or_wait(from, connection, work, &mut core.counters)
 }
 
 /// Subscribes a connection to a pattern.
@@ -77,8 +94,8 @@ pub(crate) fn subscribe(
     let seat = router.patterns.seat(tree, node, from, list);
     session.topic.get_or_insert_default().patterns.insert(node, seat);
     core.budget.tables_bytes += SUBSCRIPTION_BYTES;
-    if let Some(node) = router.patterns.nodes.get_mut(node) {
-        node.congested += u32::from(is_congested);
+    if is_congested {
+        router.patterns.note_congested(node);
     }
     Ok(())
 }
@@ -96,11 +113,8 @@ pub(crate) fn unsubscribe(
     let is_congested = connection.congested.is_some();
     let session = connection.session_mut().and_then(|session| session.topic.as_mut());
     let Some(seat) = session.and_then(|topic| topic.patterns.remove(&node)) else { return Ok(()) };
-    if is_congested
-        && seat.is_live()
-        && let Some(found) = core.router.patterns.nodes.get_mut(node)
-    {
-        found.congested -= 1;
+    if is_congested && seat.is_live() {
+        core.router.patterns.note_decongested(node);
         queues::wake_first(core, Obstacle::Pattern(node));
     }
     replays::forget(core, from, |replay, channel| {
@@ -108,6 +122,7 @@ pub(crate) fn unsubscribe(
     });
     remove(core, application, node, seat);
     conflation::note_unsubscribed(core, from);
+    verdicts::forget(core, from);
     Ok(())
 }
 
@@ -136,7 +151,7 @@ pub(crate) fn leave(
     for replay in topic.replays {
         replays::release(core, key, replay.channel);
     }
-    core.budget.tables_bytes -= topic.pending.bytes();
+    core.budget.tables_bytes -= topic.pending.bytes() + topic.verdicts.bytes();
     for (node, seat) in topic.patterns {
         remove(core, application, node, seat);
     }

@@ -2,7 +2,7 @@
 
 use super::audience::{self, Matching};
 use super::keeping::{self, Placed};
-use super::{conflation, replays};
+use super::{conflation, replays, verdicts};
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
@@ -84,21 +84,25 @@ fn deliver(
     matching: &Matching,
     publication: &Publication<'_>,
 ) -> usize {
-    let name = publication.envelope.channel_id();
+    let name = publication.envelope.channel_id().decode();
     let mut forms = Forms::new(publication, matching.nodes.len() >= SHARED_BY_MIN);
     if let Some(channel) = channel {
         keeping::keep(core, channel, &mut forms);
     }
-    let (reached, asked) = audience::for_each(core, channel, matching, |core, key, list| {
-        let Some(frame) = forms.of(core, key) else {
-            core.counters.publications_too_large += 1;
-            return false;
-        };
-        match list {
-            List::Live | List::Replaying => queues::push(core, key, frame),
-            List::Conflating => conflation::push(core, key, name, frame),
-        }
-    });
+    let (reached, asked) =
+        audience::for_each(core, channel, matching, |core, key, list, by_pattern| {
+            let Some(frame) = forms.of(core, key) else {
+                core.counters.publications_too_large += 1;
+                return false;
+            };
+            if by_pattern && let Some(is_taken) = verdicts::stop(core, key, &name, list, frame) {
+                return is_taken;
+            }
+            match list {
+                List::Live | List::Replaying => queues::push(core, key, frame),
+                List::Conflating => conflation::push(core, key, &name, frame),
+            }
+        });
     let work = core.turn.fan_out_work(asked, publication.body.len());
     core.turn.note_work(work);
     core.counters.publications += 1;
@@ -154,6 +158,9 @@ pub(crate) fn fan_out(
         replays::make_way(core, channel, publications, bytes_max);
     }
     let placed = keeping::place(core, channel, frames, publications);
+    let has_filter = core.server.filter_generation > 0;
+    let name = has_filter.then(|| core.router.channels.get(channel).map(|found| found.id.clone()));
+    let name = name.flatten();
     let matching = audience::take(core, channel);
     let of_channel = core.router.channels.get(channel).map_or(0, |found| found.subscribers.len());
     let is_shared = of_channel + matching.nodes.len() >= SHARED_BY_MIN;
@@ -161,7 +168,13 @@ pub(crate) fn fan_out(
     let frames = shared.as_ref().unwrap_or(frames);
     let mut placed_bytes = 0;
     let (reached, asked) =
-        audience::for_each(core, Some(channel), &matching, |core, key, _list| {
+        audience::for_each(core, Some(channel), &matching, |core, key, list, by_pattern| {
+            if by_pattern
+                && let Some(name) = &name
+                && let Some(is_taken) = verdicts::stop(core, key, name, list, frames)
+            {
+                return is_taken;
+            }
             if matches!(placed, Placed::Not) || !knows_places(core, key) {
                 return queues::put(core, key, frames);
             }

@@ -7,6 +7,7 @@
 //! it was told that it would get everything.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::branches::{self, Branch};
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, head_of};
@@ -23,7 +24,7 @@ use crate::proto::frame::HEADER_BYTES;
 use crate::proto::pattern;
 use crate::proto::{Envelope, Meta, OutFrame};
 
-use super::audience;
+use super::{audience, verdicts};
 
 /// A connection is sent so many bytes of what was kept in one go, or a single message that is larger.
 const GO_BYTES_MAX: usize = 64 << 10;
@@ -120,6 +121,23 @@ pub(crate) fn begin(
     start(core, key);
 }
 
+/// Returns the channels that a pattern matches and of which something is kept.
+pub(crate) fn kept_channels(
+    core: &Core,
+    application: ApplicationKey,
+    pattern: &str,
+    last: u32,
+) -> Vec<Arc<str>> {
+    let owner = core.router.applications.get(application);
+    let channels = owner.into_iter().flat_map(|owner| owner.channels.values());
+    let kept = channels.filter_map(|channel| {
+        let found = core.router.channels.get(*channel)?;
+        let (next, _) = newest(found.topic.as_ref()?, last);
+        (next.is_some() && pattern::matches(pattern, &found.id)).then(|| found.id.clone())
+    });
+    kept.collect()
+}
+
 /// Sends a connection the newest messages of all channels that its new pattern matches, but for those
 /// that it hears already.
 pub(crate) fn begin_pattern(
@@ -134,7 +152,9 @@ pub(crate) fn begin_pattern(
     let kept = owner.channels.values().filter_map(|channel| {
         let found = core.router.channels.get(*channel)?;
         let (next, _) = newest(found.topic.as_ref()?, last);
-        pattern::matches(pattern, &found.id).then_some((*channel, next?))
+        let is_meant =
+            pattern::matches(pattern, &found.id) && !verdicts::refuses(core, key, &found.id);
+        is_meant.then_some((*channel, next?))
     });
     let mut kept: Vec<_> = kept.collect();
     // The table of an application has no order.

@@ -46,8 +46,11 @@ pub(crate) struct Node {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree {
     pub(crate) root: NodeKey,
-    /// Changes with each pattern that gets its first subscriber or loses its last one.
+    /// Changes with each pattern that gets its first subscriber or loses its last one, or its first or
+    /// last one that conflates.
     pub(crate) generation: u64,
+    /// Changes with each subscriber.
+    pub(crate) changes: u64,
     /// Patterns that have a subscriber.
     pub(crate) patterns: usize,
     /// The most nodes that one look-up has visited since the last change.
@@ -60,6 +63,8 @@ pub(crate) struct Patterns {
     pub(crate) nodes: Arena<NodeKind, Node>,
     /// The last generation of any application's tree.
     generation: u64,
+    /// The sum of `congested` of all nodes.
+    pub(crate) congested: usize,
     /// Memory of all nodes.
     pub(crate) bytes: usize,
     /// The nodes that the last look-up found whose result is kept nowhere.
@@ -102,7 +107,7 @@ impl Patterns {
     pub(crate) fn plant(&mut self, application: ApplicationKey) -> Tree {
         self.generation += 1;
         let root = self.insert(application, None, "");
-        Tree { root, generation: self.generation, patterns: 0, visited_max: 0 }
+        Tree { root, generation: self.generation, changes: 0, patterns: 0, visited_max: 0 }
     }
 
     fn insert(
@@ -209,15 +214,18 @@ impl Patterns {
         list: List,
     ) -> Seat {
         let Some(node) = self.nodes.get_mut(key) else { return Seat::new(list, 0) };
-        if node.subscribers() == 0 {
-            tree.patterns += 1;
-            self.generation += 1;
-            (tree.generation, tree.visited_max) = (self.generation, 0);
-        }
+        tree.changes += 1;
+        tree.patterns += usize::from(node.subscribers() == 0);
+        let is_new = node.subscribers() == 0 || node.list_mut(list).is_empty();
         node.references += 1;
         let list_of = node.list_mut(list);
         list_of.push(who);
-        Seat::new(list, list_of.len() - 1)
+        let seat = Seat::new(list, list_of.len() - 1);
+        if is_new {
+            self.generation += 1;
+            (tree.generation, tree.visited_max) = (self.generation, 0);
+        }
+        seat
     }
 
     /// Removes a subscriber. Returns the one that has its seat now. The caller releases the node.
@@ -231,8 +239,10 @@ impl Patterns {
         let list = node.list_mut(seat.list());
         list.swap_remove(seat.position());
         let moved = list.get(seat.position()).copied();
-        if node.subscribers() == 0 {
-            tree.patterns -= 1;
+        let is_over = list.is_empty();
+        tree.changes += 1;
+        tree.patterns -= usize::from(node.subscribers() == 0);
+        if is_over {
             self.generation += 1;
             (tree.generation, tree.visited_max) = (self.generation, 0);
         }
@@ -272,6 +282,31 @@ impl Patterns {
             left.extend(node.children.get(token).map(|child| (*child, behind)));
         }
         visited
+    }
+
+    /// Counts a subscriber whose queue is over its high-water mark.
+    pub(crate) fn note_congested(&mut self, key: NodeKey) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.congested += 1;
+            self.congested += 1;
+        }
+    }
+
+    pub(crate) fn note_decongested(&mut self, key: NodeKey) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            node.congested -= 1;
+            self.congested -= 1;
+        }
+    }
+
+    /// Returns the subscriber of a list that has no other.
+    #[inline]
+    pub(crate) fn only(&self, key: NodeKey, list: List) -> Option<ConnectionKey> {
+        let node = self.nodes.get(key)?;
+        match (list, &node.live[..], &node.conflating[..]) {
+            (List::Live, [only], _) | (List::Conflating, _, [only]) => Some(*only),
+            _ => None,
+        }
     }
 
     /// Takes a list of a node out of it while it is gone through. `None`: it is empty.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::keys::{ChannelKey, NodeKey};
 use super::seat::{List, Seat};
+use super::verdicts::Verdicts;
 use crate::proto::SharedFrame;
 
 /// What a connection has beside its plain subscriptions.
@@ -16,6 +17,8 @@ pub(crate) struct TopicSession {
     pub(crate) replays: VecDeque<Replay>,
     /// What waits for it because it conflates.
     pub(crate) pending: Pending,
+    /// What the filter says of the channels that it hears through patterns.
+    pub(crate) verdicts: Verdicts,
 }
 
 /// What a connection is still sent of what was kept of a channel.
