@@ -31,6 +31,7 @@ const TTL_MILLIS_MAX: u32 = 1 << 31;
 /// assert_eq!(text, br#"{"stream":8,"ttl":1500}"#);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "the wire has them, and each is by itself")]
 pub struct Meta<'a> {
     /// `ttl` of a request: the milliseconds until its requester gives up, from 1 to 2^31.
     pub ttl_millis: Option<u32>,

@@ -194,9 +194,9 @@ impl Handlers {
     fn decide_all(&mut self, core: &mut Core) {
         // The filter may publish, too.
         while !core.agenda.undecided.is_empty() {
-            std::mem::take(&mut core.agenda.undecided)
-                .into_iter()
-                .for_each(|undecided| self.decide_one(core, undecided));
+            for undecided in std::mem::take(&mut core.agenda.undecided) {
+                self.decide_one(core, undecided);
+            }
         }
     }
 

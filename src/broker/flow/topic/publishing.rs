@@ -31,13 +31,11 @@ impl<'a> Hearers<'a> {
             return Some(Self::OfChannel(channel));
         }
         let key = core.router.application(app_id)?;
-        match core.router.channel(key, channel_id) {
-            Some(channel) => Some(Self::OfChannel(channel)),
-            None => {
-                let application = core.router.applications.get(key)?;
-                application.patterns.map(|_| Self::OfPatterns(key, channel_id))
-            }
+        if let Some(channel) = core.router.channel(key, channel_id) {
+            return Some(Self::OfChannel(channel));
         }
+        let application = core.router.applications.get(key)?;
+        application.patterns.map(|_| Self::OfPatterns(key, channel_id))
     }
 }
 
