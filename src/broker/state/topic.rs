@@ -1,6 +1,5 @@
 //! The part of a channel that only subscribers with the extension `topic` ask for.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "listings come to use it"))]
 pub(crate) mod history;
 pub(crate) mod patterns;
 pub(crate) mod retained;
