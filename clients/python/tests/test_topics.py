@@ -531,7 +531,7 @@ def test_what_a_program_publishes_itself_is_kept_too(serve):
         client.unsubscribe("orders")
         client.subscribe("orders", seen.append, last=1)
         eventually("it was kept", lambda: payloads(seen) == [[1], [1]])
-        # What a subclass sees of it is that its publisher wants it to be kept.
+        # A subclass sees that the publisher wants it to be kept.
         client.publish("price", 2, retain=True, acknowledged=True)
         client.subscribe("price", seen.append, last=1)
         eventually("it was kept, too", lambda: payloads(seen[2:]) == [[2]])

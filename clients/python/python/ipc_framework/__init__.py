@@ -47,8 +47,8 @@ __all__ = [
     "RoutingError",
 ]
 
-#: The modules, each with the names that are taken from there. `HandlerError`, `Position` and those of `tensors` are this
-#: package's own, and `import *` brings what the published package brought.
+#: The modules, each with the names that are taken from there. `HandlerError`, `Position` and those of `tensors` are
+#: this package's own, and `import *` brings what the published package brought.
 _MODULES = {
     "client": ["FrameworkClient"],
     "core": ["Application", "Channel", "IPCClient", "IPCServer", "Message", "MessageType", "Position"],

@@ -1,4 +1,4 @@
-"""What a program learns of its connection and of its subscriptions beside their messages."""
+"""The changes of a connection and of its subscriptions that a program is told of."""
 
 from __future__ import annotations
 

@@ -369,7 +369,6 @@ class Client:
         known = self._patterns.get(pattern)
         number = next(self._pattern_numbers) if known is None else known
         self._native.subscribe_pattern(pattern, number, last, bool(conflate))
-        # What has come meanwhile is taken later.
         self._patterns[pattern] = number
         self._matching.setdefault(number, []).append(queue)
         if self._ended.is_set():

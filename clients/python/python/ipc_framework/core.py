@@ -194,7 +194,7 @@ class Message:
         return cls.from_dict(json.loads(json_str))
 
 
-#: What a message has that is no publication of a channel of which the server keeps something.
+#: For messages of channels of which the server keeps nothing.
 _NOT_KEPT: Tuple[Optional[Position], bool] = (None, False)
 
 

@@ -168,7 +168,7 @@ impl Inbox {
             }
             waiting = self.arrived.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
-        // What a batch has is replaced no more, while slow handlers are called with it.
+        // Nothing in a batch is replaced any more, while slow handlers are called with it.
         let may_replace = !waiting.replaceable.is_empty();
         let first =
             may_replace.then(|| waiting.items.iter().take(BATCH_MAX).position(Item::conflates));

@@ -14,7 +14,7 @@ use super::inbox::{Item, Matched};
 /// event loop share it.
 #[derive(Default)]
 pub(super) struct Subscriptions {
-    /// Whether each conflates, by its name and whether that is a pattern.
+    /// By the name and whether it is a pattern: true if it conflates.
     known: Mutex<HashMap<(String, bool), bool>>,
 }
 
@@ -43,7 +43,7 @@ impl Client {
             if joins && *conflates == options.conflate {
                 return Ok(());
             }
-            // What the server keeps is sent once, before what is live.
+            // The server sends kept messages once, before the live ones.
             return Err(raise(py, &Error::AlreadySubscribed { channel_id: key.0 }));
         }
         let (put, conflates) = (Arc::clone(&self.inbox), options.conflate);

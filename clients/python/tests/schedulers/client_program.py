@@ -166,7 +166,7 @@ for number in range(1_000):
 assert worker.flush() and client.flush()
 go.set()
 eventually(lambda: len(matched) == 2_002 and len(prices) == 3)
-# What had come to the greenlet that calls handlers is replaced as well.
+# The messages for the greenlet that calls handlers are replaced as well.
 assert prices == ["first", 999, -999], prices
 client.unsubscribe_pattern("prices.>")
 client.unsubscribe_pattern("prices.*")
