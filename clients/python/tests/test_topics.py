@@ -513,6 +513,9 @@ def test_the_histories_of_a_server(serve):
 
 
 class Routes(FrameworkServer):
+    def _handle_subscribe(self, message, channel):
+        return super()._handle_subscribe(message, channel)
+
     def _handle_publish(self, message, channel):
         message.payload = [message.payload]
         return super()._handle_publish(message, channel)
@@ -536,6 +539,12 @@ def test_what_a_program_publishes_itself_is_kept_too(serve):
         client.subscribe("price", seen.append, last=1)
         eventually("it was kept, too", lambda: payloads(seen[2:]) == [[2]])
         assert seen[2].retained
+        by_pattern = []
+        client.subscribe_pattern("rates.*", by_pattern.append, conflate=True)
+        client.flush()
+        server.publish("shop", "rates.eur", 3)
+        eventually("the pattern is one", lambda: payloads(by_pattern) == [3])
+        assert server.list_channels("shop").keys() == {"orders", "price"}, "no channel has its name"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

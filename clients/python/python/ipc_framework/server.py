@@ -23,6 +23,8 @@ from .exceptions import ConnectionError, HandlerError
 
 logger = logging.getLogger("ipc_framework")
 
+#: Members of the payload of a subscribe that is no plain one.
+_TOPICAL = frozenset(("pattern", "last", "since", "conflate"))
 _GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
 
 
@@ -468,9 +470,11 @@ class FrameworkServer(IPCServer):
     def _change_subscription(self, message: Message, change: Callable[[str], None]) -> bool:
         """Changes the sender's own subscription at once, so that it receives what an override sends
         next, and then lets the server itself check and acknowledge the message."""
-        named = message.payload.get("connection_id") if isinstance(message.payload, dict) else None
+        payload = message.payload if isinstance(message.payload, dict) else {}
+        named = payload.get("connection_id")
         origin = getattr(message, "_origin", None)
-        if origin is None or origin.connection_id == named:
+        # A plain subscription would stand in the way of one to a pattern, or to what is kept.
+        if origin is None or (origin.connection_id == named and _TOPICAL.isdisjoint(payload)):
             if not named:
                 return False
             change(named)
