@@ -61,8 +61,9 @@ pub(super) struct Channel {
     /// Absent in the answer of an older server.
     #[serde(default)]
     pub(super) kept_requests: u64,
-    /// Publications so far, those included that nobody heard. Absent in the answer of an older server.
-    pub(super) published: Option<u64>,
+    /// Publications that nobody heard. Absent in the answer of an older server.
+    #[serde(default)]
+    pub(super) publications_unheard: u64,
     /// Absent where the channel has none.
     pub(super) history: Option<History>,
     /// The age of the last value; absent where there is none.

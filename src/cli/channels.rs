@@ -79,7 +79,8 @@ impl Channels {
                     count(request),
                     at(summary.map(|of| of.p50_us)),
                     at(summary.map(|of| of.p99_us)),
-                    channel.published.map_or_else(|| count(publication), |all| all.to_string()),
+                    (publication.map_or(0, |of| of.count) + channel.publications_unheard)
+                        .to_string(),
                     channel.history.as_ref().map_or("-".to_owned(), history),
                     channel.retained_age_seconds.map_or("-".to_owned(), shown_seconds),
                 ]

@@ -9,6 +9,7 @@ mod closing;
 mod connection;
 mod connection_calls;
 mod ends;
+mod histories;
 pub(crate) mod large_attachments;
 mod liveness;
 mod losses;

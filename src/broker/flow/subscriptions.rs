@@ -53,7 +53,7 @@ pub(crate) fn fan_out(
     core.counters.bytes_out += (reached * frames.len()) as u64;
     core.turn.note_work(work);
     if reached == 0 {
-        core.counters.publications_unheard += u64::from(publications);
+        core.note_unheard(channel, publications);
     }
     reached
 }
@@ -79,7 +79,7 @@ pub(crate) fn fan_out_in_forms(
     core.counters.publications += 1;
     core.counters.deliveries += reached as u64;
     if reached == 0 {
-        core.counters.publications_unheard += 1;
+        core.note_unheard(channel, 1);
     }
     reached
 }

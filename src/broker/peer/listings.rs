@@ -81,8 +81,8 @@ struct ListedConnection<'a> {
 const APPLICATION_BYTES_MIN: usize =
     r#""":{"name":"","channels":[],"connections":0,"created_at":0.0,"last_activity":0.0}"#.len();
 const CHANNEL_BYTES_MIN: usize =
-    r#""":{"subscribers":0,"created_at":0.0,"workers":0,"has_handler":true,"kept_requests":0},"#
-        .len();
+    r#""":{"subscribers":0,"created_at":0.0,"workers":0,"has_handler":true,"kept_requests":0"#.len()
+        + r#","publications_unheard":0},"#.len();
 const LATENCY_BYTES_MIN: usize = r#""":{"publication":{}},"#.len();
 const SERVICE_BYTES_MIN: usize =
     r#"{"name":"","healthy":true,"workers":1,"kept_requests":0},"#.len();
@@ -232,9 +232,9 @@ fn list_connections<'a>(
             Peer::Unix { user, .. } => ("unix".to_owned(), user.map(|user| user.uid)),
             Peer::Unknown => (String::new(), None),
         };
-        let served = session.worker.iter().flat_map(|worker| &worker.channels);
+        let channels = session.worker.iter().flat_map(|worker| &worker.channels);
         let mut serves = Vec::new();
-        for channel in served.filter_map(|key| router.channels.get(*key)) {
+        for channel in channels.filter_map(|key| router.channels.get(*key)) {
             room.take(channel.id_json.len() + NAME_BYTES_MIN)?;
             serves.push(&*channel.id);
         }

@@ -5,7 +5,7 @@ use super::connection::{Connection, Connections};
 use super::counters::Counters;
 use super::encoder::Encoder;
 use super::events::{Action, Agenda};
-use super::keys::ConnectionKey;
+use super::keys::{ChannelKey, ConnectionKey};
 use super::latency::Recorder;
 use super::requests::Requests;
 use super::router::Router;
@@ -86,6 +86,15 @@ impl Core {
             latency: Recorder::default(),
             limits,
             access,
+        }
+    }
+
+    /// Counts publications on a channel that no subscriber took.
+    #[cold]
+    pub(crate) fn note_unheard(&mut self, channel: ChannelKey, publications: u32) {
+        self.counters.publications_unheard += u64::from(publications);
+        if let Some(channel) = self.router.channels.get_mut(channel) {
+            channel.unheard += u64::from(publications);
         }
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct Channel {
     /// application has patterns. The plain route tests this and nothing else of it.
     pub(crate) is_topical: bool,
     pub(crate) topic: Option<Box<Topic>>,
+    /// Publications that no subscriber took.
+    pub(crate) unheard: u64,
     pub(crate) latencies: ChannelLatencies,
 }
 
@@ -147,6 +149,7 @@ impl Router {
             has_handler: false,
             is_topical: owner.patterns.is_some(),
             topic: None,
+            unheard: 0,
             latencies: ChannelLatencies::default(),
         };
         self.bytes += channel.bytes();

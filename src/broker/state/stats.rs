@@ -115,6 +115,8 @@ pub struct ChannelInfo {
     /// Requests that wait until one of its workers has room, because each of them has as many
     /// unanswered ones as it said that it takes at a time.
     pub kept_requests: usize,
+    /// Publications that no subscriber took, since it was created.
+    pub publications_unheard: u64,
     /// Its history, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryInfo>,
@@ -222,6 +224,7 @@ impl ChannelInfo {
             workers: channel.service.workers.len(),
             has_handler: channel.has_handler,
             kept_requests: channel.service.kept.len(),
+            publications_unheard: channel.unheard,
         }
     }
 }

@@ -68,6 +68,10 @@ pub(super) struct Row {
     pub(super) has_handler: bool,
     /// Requests that wait until one of the workers has room.
     pub(super) kept_requests: u64,
+    /// Publications in its history, if it has one.
+    pub(super) kept_publications: Option<u64>,
+    /// The age of its last value, if it has one.
+    pub(super) retained_age_seconds: Option<f64>,
     /// Latencies of requests, or of publications if there were no requests, in microseconds.
     pub(super) latency_us: Option<Latency>,
     /// Mean latency since the last sample.
@@ -200,19 +204,25 @@ fn rows(before: Option<&Sample>, now: &Sample) -> Vec<Row> {
         // A channel that was not there before had no messages.
         let old = before.map_or([None; 2], |before| before.summaries(name));
         let count = |of: Option<&Summary>| of.map_or(0, |of| of.count);
-        let rate = |old: Option<&Summary>, new: Option<&Summary>| {
+        let rate = |old: u64, new: u64| {
             let before = before?;
             let seconds = now.at.duration_since(before.at).as_secs_f64();
-            Some(per_second(count(old), count(new), seconds))
+            Some(per_second(old, new, seconds))
         };
+        let unheard = |sample: &Sample| {
+            sample.channels.get(name).map_or(0, |channel| channel.publications_unheard)
+        };
+        let published = count(old[1]) + before.map_or(0, unheard);
         Row {
             channel: name.clone(),
-            requests_per_second: rate(old[0], request),
-            publications_per_second: rate(old[1], publication),
+            requests_per_second: rate(count(old[0]), count(request)),
+            publications_per_second: rate(published, count(publication) + unheard(now)),
             subscribers: channel.subscribers,
             workers: channel.workers,
             has_handler: channel.has_handler,
             kept_requests: channel.kept_requests,
+            kept_publications: channel.history.as_ref().map(|history| history.messages),
+            retained_age_seconds: channel.retained_age_seconds,
             latency_us: request.or(publication).map(Latency::from),
             recent_mean_us: before.and_then(|_| match request {
                 Some(request) => recent_mean(old[0], request),

@@ -75,7 +75,7 @@ impl Column {
 
 /// The columns. Their widths and the spaces between them add up to the screens on which they are
 /// shown.
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::text("channel", 12, |row| printable(&row.channel).into_owned()).sorted(Sort::Channel),
     Column::number("req/s", 8, |row| shown_rate(row.requests_per_second)).sorted(Sort::Requests),
     Column::number("publ/s", 8, |row| shown_rate(row.publications_per_second))
@@ -89,10 +89,15 @@ const COLUMNS: [Column; 9] = [
     Column::number("p99", 9, |row| shown_latency(row, |of| of.p99)).sorted(Sort::P99),
     Column::number("p99.9", 9, |row| shown_latency(row, |of| of.p999)).on_screens_from(90),
     Column::number("max", 9, |row| shown_latency(row, |of| of.max)).on_screens_from(100),
+    Column::number("history", 8, |row| shown_number(row.kept_publications)).on_screens_from(150),
 ];
 
 fn shown_rate(rate: Option<f64>) -> String {
     rate.filter(|rate| *rate > 0.0).map_or_else(|| "-".to_owned(), count)
+}
+
+fn shown_number(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
 fn shown_latency(row: &Row, at: fn(&Latency) -> f64) -> String {

@@ -212,7 +212,7 @@ mod tests {
                     inbox.put(message("a", MessageType::Notification, n));
                 }
             }
-            let expected = [("a", 100 * round + 49), ("a", 0), ("b", 100 * round + 49), ("a", 25)];
+            let expected = [("a", 100 * round + 49), ("b", 100 * round + 49), ("a", 0), ("a", 25)];
             for (channel, payload) in expected {
                 assert_eq!(take(), Some((channel.to_owned(), payload.to_string())));
             }

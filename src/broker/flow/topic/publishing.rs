@@ -105,7 +105,10 @@ fn deliver(
     core.turn.note_work(work);
     core.counters.publications += 1;
     core.counters.deliveries += reached as u64;
-    core.counters.publications_unheard += u64::from(reached == 0);
+    match channel {
+        Some(channel) if reached == 0 => core.note_unheard(channel, 1),
+        _ => core.counters.publications_unheard += u64::from(reached == 0),
+    }
     reached
 }
 
@@ -193,7 +196,7 @@ pub(crate) fn fan_out(
     let work = core.turn.fan_out_work(asked, frames.len());
     core.turn.note_work(work);
     if reached == 0 {
-        core.counters.publications_unheard += u64::from(publications);
+        core.note_unheard(channel, publications);
     }
     reached
 }
