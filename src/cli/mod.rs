@@ -25,6 +25,7 @@ mod payload;
 mod ping;
 mod program;
 mod publish;
+mod purge;
 mod request;
 mod sending;
 mod serve;
@@ -63,6 +64,7 @@ enum Command {
     Serve(Box<serve::Serve>),
     Request(request::Request),
     Publish(Box<publish::Publish>),
+    Purge(purge::Purge),
     Notify(notify::Notify),
     Subscribe(subscribe::Subscribe),
     Worker(worker::Worker),
@@ -143,6 +145,7 @@ pub(crate) fn run() -> Result<ExitCode, Failure> {
         Command::Serve(serve) => serve.run(),
         Command::Request(request) => request.run(),
         Command::Publish(publish) => publish.run(),
+        Command::Purge(purge) => purge.run(),
         Command::Notify(notify) => notify.run(),
         Command::Subscribe(subscribe) => subscribe.run(),
         Command::Worker(worker) => worker.run(),

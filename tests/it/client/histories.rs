@@ -36,8 +36,11 @@ fn number(message: &Message) -> u64 {
 
 /// Publishes so many numbers, each acknowledged, and returns the place of the last one.
 fn publish(client: &Client, numbers: std::ops::Range<u64>) -> Position {
-    let last = numbers.map(|number| client.publish_acknowledged("kept.a", &number).unwrap());
-    last.last().flatten().unwrap()
+    let mut last = None;
+    for number in numbers {
+        last = client.publish_acknowledged("kept.a", &number).unwrap();
+    }
+    last.unwrap()
 }
 
 #[test]

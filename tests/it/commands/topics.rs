@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::{Demo, Live};
+use super::{Demo, Live, documents};
 use crate::cli::{Running, assert_fails, ipc, serve};
 use crate::client::attachments::welcome;
 use crate::client::scripted::{Scripted, Side};
 use crate::scratch::Scratch;
+use crate::support::reserved_port;
 
 #[test]
 fn a_pattern_shows_many_channels_and_a_name_only_one() {
@@ -129,6 +130,49 @@ fn a_subscriber_goes_on_where_it_was_and_says_what_it_missed() {
     assert_eq!(code, Some(0));
     assert!(stderr.contains("to go on after this: --since f:1"), "{stderr}");
     drop(side);
+}
+
+#[test]
+fn a_publication_is_retained_acknowledged_and_purged() {
+    let scratch = Scratch::new("topics");
+    let socket = scratch.socket();
+    let socket = socket.to_str().unwrap();
+    let settings = "[[history]]\napp = \"bench\"\nchannel = \"orders\"\nmessages = 10\n";
+    let settings = scratch.file("ipc.toml", 0o600, settings);
+    let port = reserved_port().to_string();
+    let arguments = ["--host", "127.0.0.1", "--port", &port, "--unix", socket];
+    let config = ["--config", &settings];
+    let demo = Demo(Running::start(serve(&[&arguments[..], &config].concat())));
+    demo.prints(&["publish", "prices.tea", "3", "--retain"]);
+    let first = demo.prints(&["publish", "orders", "\"tea\"", "--ack"]);
+    assert!(first.ends_with(":1\n"), "{first}");
+    let receipt = demo.documents(&["publish", "orders", "\"milk\"", "--ack", "--json"]);
+    assert_eq!(receipt[0]["offset"], 2);
+    assert_eq!(demo.prints(&["publish", "prices.milk", "1", "--ack"]), "", "it has no history");
+    for (channel, payloads) in [("prices.tea", json!([3])), ("orders", json!(["tea", "milk"]))] {
+        let count = payloads.as_array().unwrap().len().to_string();
+        let shown = demo.prints(&["subscribe", channel, "--last", "5", "-n", &count, "--json"]);
+        let shown: Vec<Value> =
+            documents(&shown).into_iter().map(|one| one["payload"].clone()).collect();
+        assert_eq!(json!(shown), payloads);
+    }
+    let since = format!("--since={}", first.trim());
+    let shown = demo.documents(&["subscribe", "orders", &since, "-n", "1", "--json"]);
+    assert_eq!(shown.last().unwrap()["payload"], "milk");
+
+    assert_fails(demo.command(&["purge", "retained"]), 1, "forbidden");
+    let purge = |arguments: &[&str]| {
+        let mut command = ipc();
+        command.arg("purge").args(arguments).args(["--unix", socket]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(purge(&["retained", "prices.tea"]), "1 last value of prices.tea forgotten\n");
+    assert_eq!(purge(&["retained"]), "0 last values forgotten\n");
+    assert_eq!(purge(&["history", "orders"]), "2 publications of orders forgotten\n");
+    let answer: Value = serde_json::from_str(&purge(&["history", "--json"])).unwrap();
+    assert_eq!(answer, json!({"status": "purged", "messages": 0}));
 }
 
 #[test]

@@ -219,7 +219,7 @@ const ROOMS: &[Room] = &[
             "worker/command",
             "worker worker/lines",
             "subscribe",
-            "applications chat completions connections man notify ping publish request stats",
+            "applications chat completions connections man notify ping publish purge request stats",
             "mod",
         ],
     },
