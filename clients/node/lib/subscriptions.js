@@ -46,6 +46,7 @@ class Subscriptions {
       reader = this.reader(topic, { ...options, onMessage });
       topic.handler = reader;
       if (client.canSend) topic.join(reader);
+      if (earlier !== null) earlier.isEnded = true;
     } catch (error) {
       topic.readers.delete(reader);
       topic.handler = earlier;
@@ -106,6 +107,7 @@ class Subscriptions {
   end(name, isPattern = false) {
     const topic = this.mapOf(isPattern).get(name);
     if (topic === undefined) return false;
+    if (topic.handler !== null) topic.handler.isEnded = true;
     topic.readers.delete(topic.handler);
     topic.handler = null;
     for (const subscription of [...topic.readers]) subscription.end(null);

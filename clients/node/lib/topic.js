@@ -90,9 +90,9 @@ class Topic {
     this.send({ ack: true }, how, () => reader.resolveReady(), (error) => reader.end(error));
   }
 
-  /** Subscribes on a new connection for all readers: for those that had come to a place, from there on. */
-  resume(how) {
-    const readers = [...this.readers].filter((reader) => this.isSupported(reader));
+  /** Subscribes anew for readers, by default for all: for those that had come to a place, from there on. */
+  resume(how, among = [...this.readers]) {
+    const readers = among.filter((reader) => this.isSupported(reader));
     const known = readers.filter((reader) => reader.isReady);
     const { client } = this;
     if (client.connection.hasTopic && known.length > 0) {
@@ -158,9 +158,10 @@ class Topic {
   refuse(readers, error, isAnew) {
     for (const reader of readers) if (!isAnew || !reader.isReady) this.fail(reader, error);
     // The others had their subscription until it was asked anew.
-    if (!isAnew || this.readers.size === 0 || !this.client.canSend) return;
+    const others = [...this.readers].filter((reader) => reader.isReady);
+    if (!isAnew || others.length === 0 || !this.client.canSend) return;
     this.isAsked = false;
-    this.resume({ unbounded: true });
+    this.resume({ unbounded: true }, others);
   }
 
   /** A handler waits for the next connection, an iteration ends. */

@@ -594,6 +594,16 @@ test('a second reader that is refused costs the first nothing', async (t) => {
   await eventually('asked again', () => channels.asked.at(-1)[2].since !== undefined);
   channels.publish('log', 3);
   assert.deepEqual(await until(first, 3), [2, 3]);
+  // A handler is reported once, and asked for again on the next connection only.
+  const reported = collected(client, 'error');
+  client.subscribe('log', () => {}, { last: 1 });
+  await eventually('refused', () => reported.length === 1);
+  channels.publish('log', 4);
+  assert.deepEqual(await until(first, 4), [2, 4]);
+  await client.ping();
+  const asked = channels.asked.length;
+  await client.ping();
+  assert.deepEqual([channels.asked.length, reported.length], [asked, 1]);
   assert.deepEqual(gaps, []);
 });
 
