@@ -23,7 +23,9 @@ impl Broker {
             usize::from(call.ttl.is_some()) + usize::from(stream.is_some())
         });
         let owned = of_connections.sum::<usize>() + usize::from(core.budget.grace.is_some());
-        let owned = owned + of_requests.sum::<usize>();
+        let ages = |channel: &Channel| channel.topic.as_ref().is_some_and(|it| it.ageing.is_some());
+        let of_channels = core.router.channels.iter().filter(|(_, channel)| ages(channel)).count();
+        let owned = owned + of_requests.sum::<usize>() + of_channels;
         core.timers.len().abs_diff(owned)
     }
 

@@ -111,6 +111,11 @@ impl Embedded {
             .collect()
     }
 
+    /// Returns the newest place in the history of a channel.
+    pub(super) fn position(&mut self, app: &str, channel: &str) -> Option<(String, u64)> {
+        self.context().position(app, channel)
+    }
+
     /// Returns how many requests and publications each channel has latencies of.
     pub(super) fn latencies(&mut self, app: &str) -> Vec<(String, u64, u64)> {
         let count = |summary: Option<LatencySummary>| summary.map_or(0, |summary| summary.count);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::embedded::PINNED_CHANNELS;
 use super::kernel::LastPoll;
-use super::scenario::{APPS, Faults};
+use super::scenario::{APPS, Faults, KEPT};
 use super::world::World;
 use crate::MemoryPressure;
 
@@ -56,6 +56,7 @@ impl World {
         self.model.check_rest(&stats, &sessions)?;
         for (at, app) in APPS.iter().enumerate() {
             self.model.check_channels(at, &self.server.channels(app))?;
+            self.model.check_kept(at, self.server.position(app, KEPT))?;
             if self.scenario.is_calm || self.turns.is_multiple_of(4) {
                 self.model.check_latencies(at, &self.server.latencies(app))?;
             }

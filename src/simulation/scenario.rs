@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::decisions::Decisions;
 use crate::broker::TurnLimits;
-use crate::{Access, Limits, Token};
+use crate::{Access, HistoryRule, Limits, Token};
 
 /// The chances of the kernel's faults, in a thousand.
 #[derive(Clone, Copy, Default)]
@@ -40,6 +40,10 @@ pub(super) const CLIENT_IDS: [&str; 5] = [
 ];
 /// Channels that are long gone when the process removes them, with their subscribers.
 pub(super) const FLEETING: &str = "fleeting";
+
+/// The channel that has a history, where any has, and the age of its oldest message.
+pub(super) const KEPT: &str = "kept.prices";
+pub(super) const HISTORY_AGE: Duration = Duration::from_secs(300);
 
 /// The tokens of the first application, of which one is asked for at a time.
 pub(super) const TOKENS: [&str; 2] = ["the first secret", "the second secret"];
@@ -91,6 +95,8 @@ pub(super) struct Scenario {
     pub(super) is_pressing: bool,
     /// Most clients speak `call`, and say little else.
     pub(super) is_calling: bool,
+    /// A channel has a history, and many clients follow it.
+    pub(super) is_keeping: bool,
 }
 
 impl Scenario {
@@ -162,6 +168,14 @@ impl Scenario {
             accept: decisions.below(2) * 100,
             watch: if is_calm { 0 } else { decisions.below(3) / 2 * 20 },
         };
+        let is_keeping = decisions.below(3) == 2;
+        let mut limits = limits;
+        if is_keeping {
+            let messages = [3, 8, 40][decisions.below(3)];
+            limits.histories = APPS
+                .map(|app| HistoryRule::new(app, "kept.*").messages(messages).age(HISTORY_AGE))
+                .into();
+        }
         Self {
             first_limits: limits.clone(),
             limits,
@@ -183,6 +197,7 @@ impl Scenario {
             has_wide_pipes,
             is_pressing,
             is_calling,
+            is_keeping,
         }
     }
 

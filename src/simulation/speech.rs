@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::model::{ConnId, Kind};
-use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, TOKENS, TOPICS};
+use super::model::{Asked, ConnId, Kind};
+use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, KEPT, TOKENS, TOPICS};
 use super::wire;
 use super::world::World;
 
@@ -59,6 +59,10 @@ pub(super) enum Say {
     PartFlood,
     BadPart,
     BadMeta,
+    Keep,
+    KeepMany,
+    Follow,
+    Unfollow,
 }
 
 /// Messages of all clients, by weight, and those that only misbehaving clients send.
@@ -122,6 +126,9 @@ const CALLS: [(usize, Say); 11] = [
     (2, Say::WorkNote),
     (2, Say::Later),
 ];
+/// What is said of the channel that has a history.
+const KEEPING: [(usize, Say); 5] =
+    [(10, Say::Keep), (2, Say::KeepMany), (6, Say::Follow), (4, Say::Unfollow), (2, Say::Ping)];
 const ANSWERS: [(usize, Say); 3] = [(20, Say::Part), (3, Say::PartFlood), (5, Say::Answer)];
 /// What no well-behaved peer says of them.
 const BAD_CALLS: [(usize, Say); 8] = [
@@ -168,7 +175,9 @@ impl World {
         let is_calm = self.scenario.is_calm;
         let say = {
             let decisions = &mut self.kernel.borrow_mut().decisions;
-            if self.scenario.is_calling && decisions.below(3) > 0 {
+            if self.scenario.is_keeping && decisions.below(2) == 1 {
+                decisions.weighted(&KEEPING)
+            } else if self.scenario.is_calling && decisions.below(3) > 0 {
                 let has_tasks = !self.peers[at].tasks.is_empty();
                 let is_bad = !is_calm && decisions.below(if has_tasks { 3 } else { 8 }) == 1;
                 let is_worker = has_tasks && !is_bad && decisions.below(2) == 1;
@@ -232,6 +241,13 @@ impl World {
                 self.tell(at, kind, TOPICS[topic], name, payload);
             }
             Say::Publish => self.publish(at, topic),
+            Say::Keep => self.keep(at),
+            Say::KeepMany => (0..8).for_each(|_| self.keep(at)),
+            Say::Follow => self.follow(at),
+            Say::Unfollow => {
+                let payload = json!({"connection_id": own_id, "ack": true});
+                self.tell(at, Kind::Unfollow, KEPT, "unsubscribe", payload);
+            }
             Say::PublishMany => {
                 // As many as one turn has work for, where that is little.
                 let count = self.scenario.limits.turn.work_max.clamp(8, 20);
@@ -487,6 +503,38 @@ impl World {
         self.tell(at, Kind::Publish(publication), TOPICS[topic], "publish", payload);
     }
 
+    /// Publishes on the channel that has a history.
+    fn keep(&mut self, at: usize) {
+        let conn = self.peers[at].conn;
+        let app = self.model.conns[conn].app;
+        let publication = self.model.publication(app, TOPICS.len(), Some(conn));
+        let payload = json!({"publication": publication});
+        self.tell(at, Kind::Keep(publication), KEPT, "publish", payload);
+    }
+
+    /// Subscribes to it with its past.
+    fn follow(&mut self, at: usize) {
+        let conn = self.peers[at].conn;
+        if !self.model.has_topic(conn) || self.model.says_it_follows(conn) {
+            return;
+        }
+        let back = [0, 0, 1, 3, 10][self.below(5)];
+        let known = self.model.heard_up_to(conn, back).filter(|_| self.below(3) > 0);
+        let other = || Some(("another".to_owned(), 3));
+        let since = if self.below(8) == 7 { other() } else { known };
+        let last = [None, None, Some(1), Some(5), Some(1_000)][self.below(5)];
+        let last = if since.is_none() { last.or(Some(2)) } else { last };
+        let mut payload = json!({});
+        if let Some((epoch, offset)) = &since {
+            payload["since"] = json!({"epoch": epoch, "offset": offset});
+        }
+        if let Some(last) = last {
+            payload["last"] = last.into();
+        }
+        let asked = self.model.asks_for_past(Asked { last, since });
+        self.tell(at, Kind::Follow(asked), KEPT, "subscribe", payload);
+    }
+
     fn say_nonsense(&mut self, at: usize) {
         let id = self.model.next_message_id(self.peers[at].conn);
         let app = APPS[self.model.conns[self.peers[at].conn].app];
@@ -536,7 +584,9 @@ impl World {
         let nonce = self.model.fresh_nonce();
         payload["nonce"] = nonce.into();
         let mut payload = payload.to_string();
-        if matches!(kind, Kind::Echo | Kind::Work(_) | Kind::Publish(_)) && self.below(3) == 2 {
+        if matches!(kind, Kind::Echo | Kind::Work(_) | Kind::Publish(_) | Kind::Keep(_))
+            && self.below(3) == 2
+        {
             let pad_bytes = [400, 1_100, 400, 1_100, 5_000, 5_000, 15_000][self.below(7)];
             payload.pop();
             payload = format!("{payload},\"pad\":\"{}\"}}", "x".repeat(pad_bytes));

@@ -25,6 +25,9 @@ const EXTENSIONS: [Option<&[&str]>; 7] = [
     Some(&["binary"]),
     Some(&["of a newer version", "call"]),
 ];
+/// The same where a channel has a history.
+const TOPICAL: [Option<&[&str]>; 4] =
+    [None, Some(&["call", "binary", "topic"]), Some(&["topic"]), Some(&["call", "topic"])];
 const BOTH: &[&str] = &["call", "binary"];
 const CALL: &[&str] = &["call"];
 /// The end of ids that are longer than the server's own.
@@ -285,7 +288,11 @@ impl World {
         };
         let splits_writes = self.below(4) == 3;
         let id_tail = ["", "", "", " \"\u{e9}\" ", LONG_TAIL][self.below(5)];
-        let extensions = EXTENSIONS[self.below(EXTENSIONS.len())];
+        let extensions = if self.scenario.is_keeping {
+            TOPICAL[self.below(TOPICAL.len())]
+        } else {
+            EXTENSIONS[self.below(EXTENSIONS.len())]
+        };
         let extensions = extensions.or(Some(CALL).filter(|_| self.scenario.is_calling));
         let users = [Some(ADMITTED_USER), Some(ADMITTED_USER), None, Some(ADMITTED_USER + 1)];
         let (client, is_admitted) = if self.scenario.has_users && listener == 0 {

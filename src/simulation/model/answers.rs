@@ -42,6 +42,11 @@ impl Model {
         if matches!(self.conns[by].sent[at].kind, Kind::Work(_) | Kind::Later) {
             self.note_outcome((by, at), message.code())?;
         }
+        match self.conns[by].sent[at].kind {
+            Kind::Follow(asked) => self.check_followed(by, asked, &message.payload)?,
+            Kind::Unfollow => self.note_unfollowed(by),
+            _ => {}
+        }
         self.take_answer(by, at, message)
     }
 
@@ -57,6 +62,9 @@ impl Model {
             | Kind::Unsubscribe { .. }
             | Kind::Serve(_)
             | Kind::Publish(_)
+            | Kind::Keep(_)
+            | Kind::Follow(_)
+            | Kind::Unfollow
             | Kind::LostNote
             | Kind::Forbidden
             | Kind::Name => is_limited,
@@ -158,12 +166,13 @@ impl Model {
         let has = |name: &str| payload.get(name).is_some();
         let members = payload.as_object().map_or(0, serde_json::Map::len);
         let is_right = if asked.is_some() {
-            let expected: &[&str] = match () {
-                () if self.has_call(by) && self.has_binary(by) => &["call", "binary"],
-                () if self.has_call(by) => &["call"],
-                () if self.has_binary(by) => &["binary"],
-                () => &[],
-            };
+            let names = [
+                ("call", self.has_call(by)),
+                ("binary", self.has_binary(by)),
+                ("topic", self.has_topic(by)),
+            ];
+            let expected: Vec<&str> =
+                names.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect();
             let limits = &payload["limits"];
             payload["extensions"] == serde_json::json!(expected)
                 && limits["max_frame_bytes"].is_u64()
@@ -199,7 +208,9 @@ impl Model {
             Kind::Serve(_) => status("serving"),
             Kind::StopServing(_) => status("stopped"),
             Kind::Subscribe { .. } => status("subscribed"),
-            Kind::Unsubscribe { .. } => status("unsubscribed"),
+            Kind::Unsubscribe { .. } | Kind::Unfollow => status("unsubscribed"),
+            // The history is checked when the answer is taken.
+            Kind::Follow(_) => status("subscribed"),
             Kind::Forbidden => code == Some("forbidden"),
             Kind::Broken(expected) => code == Some(expected),
             Kind::Later => match code {

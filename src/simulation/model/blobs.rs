@@ -16,7 +16,7 @@ impl Model {
 
     /// Returns whether a connection asked for any extension with which messages have a `meta`.
     pub(in crate::simulation) fn has_meta(&self, id: ConnId) -> bool {
-        self.has_call(id) || self.has_binary(id)
+        self.has_call(id) || self.has_binary(id) || self.has_topic(id)
     }
 
     /// Makes an attachment for the next message of a connection that speaks so, every third time.

@@ -54,7 +54,9 @@ impl Model {
             // A message that came at the same moment as the end came too late.
             silent_for(conn.arrived_at, limit) || conn.silence_max >= limit
         });
-        if ending.is_cut_short && !is_late && !is_idle && self.is_owed_the_rest(id, ending) {
+        let is_overtaken = !self.is_calm && self.may_be_overtaken(id);
+        let is_owed = self.is_owed_the_rest(id, ending) && !is_overtaken;
+        if ending.is_cut_short && !is_late && !is_idle && is_owed {
             return Err(format!("connection {id} was cut short"));
         }
         let is_shed =
@@ -66,6 +68,7 @@ impl Model {
             || conn.is_dismissed;
         let is_slow = !self.is_calm
             && (!conn.is_prompt
+                || is_overtaken
                 || self.has_bursts
                 || self.has_large_answers(id)
                 || ending.backlog_time >= self.limits.slow_consumer_grace);

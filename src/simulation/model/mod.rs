@@ -13,6 +13,7 @@ mod calls;
 mod concurrency;
 mod drain;
 mod endings;
+mod kept;
 mod publications;
 mod tokens;
 
@@ -23,6 +24,7 @@ use serde_json::Value;
 
 pub(super) use self::call::Extras;
 use self::call::{Call, Holding, Place};
+pub(super) use self::kept::Asked;
 use self::tokens::Tokens;
 use super::scenario::{APPS, CLIENT_IDS};
 use super::wire::Received;
@@ -72,6 +74,11 @@ pub(super) enum Kind {
     /// Is not a message, and is answered with this code.
     Broken(&'static str),
     Publish(usize),
+    /// A publication on the channel that has a history.
+    Keep(usize),
+    /// A subscription to that channel which asks for its past, by the number of what it asks.
+    Follow(usize),
+    Unfollow,
     /// A notification for the process, for a worker, or for nothing.
     Note,
     WorkNote(usize),
@@ -97,6 +104,7 @@ impl Kind {
                 | Self::Subscribe { ack: false, .. }
                 | Self::Unsubscribe { ack: false, .. }
                 | Self::Publish(_)
+                | Self::Keep(_)
                 | Self::Note
                 | Self::WorkNote(_)
                 | Self::LostNote
@@ -187,6 +195,10 @@ pub(super) struct Conn {
     pub(super) left: bool,
     pub(super) has_ended: bool,
     heard: BTreeMap<usize, Vec<usize>>,
+    /// Its subscription to the kept channel, once that was answered.
+    following: Option<kept::Following>,
+    /// The last place in the history of that channel that it heard.
+    last_place: Option<(String, u64)>,
     broadcasts: BTreeSet<u64>,
     /// The jobs that it served, with the number of requests that it takes at a time.
     concurrencies: Vec<(usize, Option<usize>)>,
@@ -276,6 +288,7 @@ pub(super) struct Model {
     settled_at: Option<Step>,
     pub(super) conns: Vec<Conn>,
     publications: Vec<Publication>,
+    kept: kept::Kept,
     broadcasts: BTreeMap<u64, Broadcast>,
     /// The workers that were given requests, by nonce.
     forwarded: BTreeMap<u64, ConnId>,
@@ -319,6 +332,7 @@ impl Model {
             settled_at: None,
             conns: Vec::new(),
             publications: Vec::new(),
+            kept: kept::Kept::default(),
             broadcasts: BTreeMap::new(),
             forwarded: BTreeMap::new(),
             retries: 0,
@@ -365,6 +379,8 @@ impl Model {
             left: false,
             has_ended: false,
             heard: BTreeMap::new(),
+            following: None,
+            last_place: None,
             broadcasts: BTreeSet::new(),
             concurrencies: Vec::new(),
             tasks: Vec::new(),
@@ -484,6 +500,9 @@ impl Model {
                 self.told(by, &message).map(Some)
             }
             (_, Some(_)) => Err("a reply_to in what is no response".to_owned()),
+            ("publish", None) if kept::is_kept(&message) => {
+                self.hear_kept(by, &message).map(|()| None)
+            }
             ("publish", None) => self.hear(by, &message).map(|()| None),
             ("request" | "notification", None) => self.work(by, &message),
             _ => Err("no server sends such a message".to_owned()),
