@@ -2,7 +2,7 @@
 //! channels, connections that it closes; and a crowd of clients that never say a word.
 
 use super::embedded::locked;
-use super::scenario::{APPS, CLIENT_IDS, FLEETING, LOWER_FRAME_BYTES_MAX};
+use super::scenario::{APPS, CLIENT_IDS, FLEETING, KEPT, LOWER_FRAME_BYTES_MAX};
 use super::world::World;
 use crate::Context;
 
@@ -96,11 +96,30 @@ impl World {
         }
     }
 
+    /// Removes the channel of which something is kept, for the end.
+    pub(super) fn forget_kept(&self) {
+        if self.scenario.is_keeping {
+            for app in APPS {
+                self.post(move |context| {
+                    context.remove_channel(app, KEPT);
+                });
+            }
+        }
+    }
+
     fn reload(&mut self) {
         let what = if self.scenario.is_tight { self.below(5) / 3 * 3 } else { self.below(5) };
         let how = self.below(3);
-        let first = &self.scenario.first_limits;
+        let first = self.scenario.first_limits.clone();
         let mut limits = self.limits.clone();
+        if self.scenario.is_keeping && self.below(2) == 1 {
+            limits.histories.clone_from(&first.histories);
+            match self.below(3) {
+                0 => limits.histories.clear(),
+                how => limits.histories.iter_mut().for_each(|rule| rule.messages = 2 + 9 * how),
+            }
+            self.model.histories_are_changing();
+        }
         match what {
             0 if self.scenario.is_tight => {
                 limits.memory_bytes_max = first.memory_bytes_max / 4 * (4 - how);

@@ -133,6 +133,7 @@ impl World {
         for at in 0..self.peers.len() {
             self.leave(at);
         }
+        self.forget_kept();
         self.let_deadlines_pass()?;
         self.check_nothing_is_left()
     }

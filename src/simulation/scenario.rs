@@ -172,6 +172,7 @@ impl Scenario {
         let mut limits = limits;
         if is_keeping {
             let messages = [3, 8, 40][decisions.below(3)];
+            limits.retained_values_max = 1;
             limits.histories = APPS
                 .map(|app| HistoryRule::new(app, "kept.*").messages(messages).age(HISTORY_AGE))
                 .into();

@@ -619,6 +619,9 @@ impl World {
             _ if matches!(shape, Shape::Huge) => None,
             Kind::Work(_) => self.choose_meta(at, true),
             Kind::Publish(_) | Kind::WorkNote(_) => self.choose_meta(at, false),
+            Kind::Keep(_) if self.model.has_topic(conn) && self.below(4) == 3 => {
+                Some("{\"retain\":true}".to_owned())
+            }
             _ => None,
         };
         if matches!(shape, Shape::Huge) && bytes.len() < self.scenario.limits.frame_bytes_max / 2 {

@@ -62,12 +62,12 @@ impl Model {
             | Kind::Unsubscribe { .. }
             | Kind::Serve(_)
             | Kind::Publish(_)
-            | Kind::Keep(_)
             | Kind::Follow(_)
             | Kind::Unfollow
             | Kind::LostNote
             | Kind::Forbidden
             | Kind::Name => is_limited,
+            Kind::Keep(_) => is_limited || self.limits.retained_values_max == 1,
             // The names of channels alone fill a frame.
             Kind::List(_) => self.conns.iter().map(Conn::names_count).sum::<usize>() > 20,
             _ => false,

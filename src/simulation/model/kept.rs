@@ -18,6 +18,8 @@ pub(super) struct Kept {
     asked: Vec<Asked>,
     /// Publications that followers heard.
     pub(super) heard: u64,
+    /// A reload has changed the histories, so that they may have been made anew.
+    has_changed: bool,
 }
 
 /// What a subscribe asks for.
@@ -33,6 +35,9 @@ pub(super) struct Following {
     epoch: String,
     next: u64,
     replay_end: u64,
+    /// What comes first may be a last value that the history does not have any more, or the history may
+    /// be another one by then.
+    is_loose: bool,
 }
 
 impl Model {
@@ -45,6 +50,11 @@ impl Model {
     pub(in crate::simulation) fn asks_for_past(&mut self, asked: Asked) -> usize {
         self.kept.asked.push(asked);
         self.kept.asked.len() - 1
+    }
+
+    /// Notes that other histories are on their way to the server.
+    pub(in crate::simulation) fn histories_are_changing(&mut self) {
+        self.kept.has_changed = true;
     }
 
     /// Returns whether the last word of a connection about the kept channel was to follow it.
@@ -96,11 +106,18 @@ impl Model {
         if payload["status"] != "subscribed" {
             return Err("no answer to this".to_owned());
         }
+        let has_changed = self.kept.has_changed;
+        if has_changed && payload.get("epoch").is_none() {
+            let epoch = String::new();
+            let following = Following { epoch, next: 1, replay_end: 1, is_loose: true };
+            self.conns[by].following = Some(following);
+            return Ok(());
+        }
         let epoch = payload["epoch"].as_str().ok_or("the channel has no epoch")?.to_owned();
         let (offset, messages) = (number(payload, "offset")?, number(payload, "messages")?);
         let recovered = payload["recovered"].as_bool().ok_or("it does not say if it recovered")?;
         let kept_max = self.limits.histories.first().map_or(0, |rule| rule.messages) as u64;
-        let may_forget = self.is_tight || self.now >= HISTORY_AGE;
+        let may_forget = self.is_tight || has_changed || self.now >= HISTORY_AGE;
         match &since {
             Some((known, from)) if recovered => {
                 if *known != epoch || offset.checked_sub(*from) != Some(messages) {
@@ -118,7 +135,8 @@ impl Model {
             None => {}
         }
         if let (Some(last), true) = (last, since.is_none() || !recovered) {
-            let most = last.min(offset).min(kept_max);
+            let kept_max = if has_changed { u64::MAX } else { kept_max };
+            let most = last.min(offset.max(u64::from(may_forget))).min(kept_max);
             if messages > most || (messages < most && !may_forget) {
                 return Err(format!("{messages} of the last {most} are there"));
             }
@@ -126,7 +144,8 @@ impl Model {
             return Err("it gets what it was told is gone".to_owned());
         }
         let next = offset + 1 - messages.min(offset);
-        self.conns[by].following = Some(Following { epoch, next, replay_end: offset });
+        self.conns[by].following =
+            Some(Following { epoch, next, replay_end: offset, is_loose: may_forget });
         Ok(())
     }
 
@@ -149,6 +168,12 @@ impl Model {
                 "it was heard before it was published, or was published elsewhere".to_owned()
             );
         }
+        let has_place = message.meta.as_ref().is_some_and(|meta| meta.get("epoch").is_some());
+        if !has_place && self.kept.has_changed {
+            self.publications[at].first_heard.get_or_insert(self.step);
+            self.kept.heard += 1;
+            return Ok(());
+        }
         let meta = message.meta.as_ref().ok_or("it has no place")?;
         let epoch = meta["epoch"].as_str().ok_or("it has no epoch")?;
         let offset = number(meta, "offset")?;
@@ -165,6 +190,17 @@ impl Model {
         let Some(following) = &mut conn.following else {
             return Err("it did not subscribe to this".to_owned());
         };
+        if self.kept.has_changed {
+            // Across a change of the histories only the order is promised.
+            (following.epoch, following.next) = (epoch.to_owned(), offset + 1);
+            return Ok(());
+        }
+        let is_alone = following.next == following.replay_end && offset < following.next;
+        if std::mem::take(&mut following.is_loose) && is_alone && following.epoch == epoch {
+            // A last value that is older than the history.
+            following.next += 1;
+            return Ok(());
+        }
         if following.epoch != epoch || following.next != offset {
             return Err(format!("it is not the next one after {following:?}"));
         }
@@ -184,7 +220,8 @@ impl Model {
                 continue;
             };
             let found = position.as_ref().map(|(epoch, offset)| (epoch.as_str(), *offset));
-            if found != Some((following.epoch.as_str(), following.next - 1)) {
+            let is_known = !self.kept.has_changed;
+            if is_known && found != Some((following.epoch.as_str(), following.next - 1)) {
                 return Err(format!(
                     "connection {id} is at {following:?}, and the server at {found:?}"
                 ));
