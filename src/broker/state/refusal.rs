@@ -520,7 +520,7 @@ pub(crate) fn action_unknown(action: &str) -> Refusal {
     let text = format!(
         "the system channel has no action {action:?}; its actions are ping, get_time, health_check, \
          get_stats, list_applications, list_channels, get_latency, list_services, list_connections, \
-         serve and stop_serving"
+         purge_retained, purge_history, serve and stop_serving"
     );
     Refusal::new(ErrorCode::NoHandler, text)
 }
