@@ -547,6 +547,25 @@ def test_what_a_program_publishes_itself_is_kept_too(serve):
         assert server.list_channels("shop").keys() == {"orders", "price"}, "no channel has its name"
 
 
+class Guards(FrameworkServer):
+    def _handle_subscribe(self, message, channel):
+        if channel.channel_id == "prices.secret":
+            raise ValueError("nobody hears this")
+        return super()._handle_subscribe(message, channel)
+
+
+def test_a_pattern_does_not_reach_what_a_server_refuses(serve):
+    server = serve(Guards)
+    server.start()
+    with client_of(server.port) as client:
+        seen = []
+        client.subscribe_pattern("prices.*", seen.append)
+        client.flush()
+        for name in ("prices.secret", "prices.tea", "prices.secret", "prices.tea"):
+            client.publish(name, name)
+        eventually("the others came", lambda: payloads(seen) == ["prices.tea"] * 2)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_server_publishes_itself(serve, workers):
     server = serve(histories=HISTORIES, workers=workers)
