@@ -89,7 +89,8 @@ impl SendQueue {
         self.is_front_last().then(|| &front.bytes()[self.sent..])
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each delivery passes here")]
+    #[inline(always)]
     pub(crate) fn push(&mut self, frame: &OutFrame<'_>, pool: &mut BufferPool) {
         if self.front.is_some() {
             self.push_behind(frame, pool);

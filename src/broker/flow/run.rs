@@ -44,6 +44,8 @@ impl<'a> Run<'a> {
     }
 
     /// Adds a publication whose frame has this body. Either it may join the run, or the run is empty.
+    #[expect(clippy::inline_always, reason = "each publication passes here")]
+    #[inline(always)]
     pub(crate) fn publish(&mut self, core: &mut Core, channel: ChannelKey, body: &[u8]) {
         debug_assert!(self.channel.is_none() || self.may_take(&core.limits, channel, body));
         let Some((start, end)) = self.place_of(body) else {

@@ -254,7 +254,8 @@ fn publish_and_keep(
 }
 
 /// Charges the turn with a publication, which waits if there is no room for it or no memory.
-#[inline]
+#[expect(clippy::inline_always, reason = "each publication passes here")]
+#[inline(always)]
 fn charge(
     core: &mut Core,
     from: ConnectionKey,

@@ -84,12 +84,23 @@ pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<Exten
 }
 
 /// Returns whether each publication on a channel has to be delivered by itself.
+#[inline]
 pub(crate) fn is_one_by_one(core: &mut Core, channel: ChannelKey) -> bool {
+    let router = &core.router;
+    let Some(target) = router.channels.get(channel) else { return false };
+    if target.topic.as_ref().is_some_and(|topic| topic.is_one_by_one()) {
+        return true;
+    }
+    let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
+    if let (Some(tree), Some(topic)) = (tree, &target.topic)
+        && topic.matches.is_of(tree)
+    {
+        return topic.matches.conflate;
+    }
     let matching = take(core, channel);
     let conflates = matching.conflate;
     give_back(core, matching);
-    let topic = core.router.channels.get(channel).and_then(|target| target.topic.as_ref());
-    conflates || topic.is_some_and(|topic| topic.is_one_by_one())
+    conflates
 }
 
 /// Takes the patterns that match a channel's name. They are looked up if they have changed.

@@ -303,10 +303,11 @@ impl Patterns {
     #[inline]
     pub(crate) fn only(&self, key: NodeKey, list: List) -> Option<ConnectionKey> {
         let node = self.nodes.get(key)?;
-        match (list, &node.live[..], &node.conflating[..]) {
-            (List::Live, [only], _) | (List::Conflating, _, [only]) => Some(*only),
-            _ => None,
-        }
+        let keys = match list {
+            List::Live => &node.live,
+            _ => &node.conflating,
+        };
+        if let [only] = keys[..] { Some(only) } else { None }
     }
 
     /// Takes a list of a node out of it while it is gone through. `None`: it is empty.
