@@ -134,7 +134,7 @@ impl<T: Stream> Socket<T> {
     )]
     #[inline(always)]
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Read {
-        self.owed_a_read = false;
+        let was_owed = std::mem::take(&mut self.owed_a_read);
         match self.stream.read(buffer) {
             Ok(0) => {
                 self.readable = false;
@@ -153,7 +153,11 @@ impl<T: Stream> Socket<T> {
                 self.readable = false;
                 Read::Nothing
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Read::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                // A signal came before anything was read, unless it has cost something.
+                self.owed_a_read = was_owed && self.stream.read_cost_bytes(0) == 0;
+                Read::Nothing
+            }
             Err(error) => {
                 self.readable = false;
                 Read::Broken(error)

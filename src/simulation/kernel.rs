@@ -381,7 +381,7 @@ impl Kernel {
     }
 
     pub(super) fn read(&mut self, id: PipeId, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.decisions.chance(self.faults.interrupted) {
+        if self.interrupts_read(id) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         self.arrive_by_chance(id);
@@ -394,6 +394,16 @@ impl Kernel {
         self.trace.note_bytes(format_args!("{id} is read: {failed:?}"), bytes);
         self.arrive_by_chance(id);
         read
+    }
+
+    /// Signals come one at a time, or in a burst.
+    fn interrupts_read(&mut self, id: PipeId) -> bool {
+        let pipe = &mut self.pipes[id];
+        if pipe.interruptions > 0 {
+            pipe.interruptions -= 1;
+            return true;
+        }
+        self.decisions.chance(self.faults.interrupted)
     }
 
     /// Bytes may arrive in the middle of a turn.

@@ -76,6 +76,8 @@ pub(super) struct Pipe {
     /// Set while it is in the event queue's list.
     pub(super) is_ready: bool,
     pub(super) passed_over: u32,
+    /// So many of its next reads are interrupted.
+    pub(super) interruptions: u32,
     /// Set after a write found too little room, until there is more.
     lacks_room: bool,
     /// Set while the kernel has no memory for more.
@@ -125,6 +127,7 @@ impl Pipe {
             wants_writable: false,
             is_ready: false,
             passed_over: 0,
+            interruptions: 0,
             lacks_room: false,
             has_unsent: false,
             is_pressed: false,

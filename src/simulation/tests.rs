@@ -8,6 +8,9 @@ use super::*;
 /// goes through 70,000 in a release build, and there every branch has to be taken.
 const SEEDS: u64 = 400;
 
+/// Reads in a row that signals interrupt: more than a connection has in two turns.
+const BURST: u32 = 12;
+
 /// Seeds that once found a fault, and the fault that they found. A change of the simulation gives
 /// a seed another meaning, so each fault also has a test beside the code that was wrong.
 const KEPT_SEEDS: [(u64, &str); 2] = [
@@ -66,10 +69,10 @@ fn whatever_bytes_decide_no_promise_is_broken() {
 }
 
 /// The server is stopped for longer than its requests may take. Answers come meanwhile, from a worker
-/// and from another thread.
+/// and from another thread. Signals that interrupt its reads make no answer late.
 #[test]
 fn answers_that_came_while_the_server_was_stopped_are_in_time() {
-    for keeps_events in [false, true] {
+    for (keeps_events, interruptions) in [(false, 0), (true, 0), (false, BURST), (true, BURST)] {
         // Nothing happens by chance.
         let kernel = Kernel::new(Decisions::given(&[]), Trace::new(false), 2);
         let mut world = World::new(kernel).unwrap();
@@ -93,10 +96,13 @@ fn answers_that_came_while_the_server_was_stopped_are_in_time() {
         world.answer_deferred();
         let time = Duration::from_secs(31);
         world.kernel.borrow_mut().stop = Some(Stop { time, keeps_events });
-        world.turn().unwrap();
+        let pipe = world.peers[worker].pipe;
+        world.kernel.borrow_mut().pipes[pipe].interruptions = interruptions;
+        (0..4).for_each(|_| world.turn().unwrap());
         while world.move_everything().unwrap() {}
         world.model.check_answered().unwrap();
-        assert_eq!(world.server.stats().counters.errors.get("timeout"), None, "{keeps_events}");
+        let errors = world.server.stats().counters.errors;
+        assert_eq!(errors.get("timeout"), None, "{keeps_events}, {interruptions}");
     }
 }
 
