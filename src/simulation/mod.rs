@@ -14,6 +14,7 @@ mod checks;
 mod decisions;
 mod embedded;
 mod ending;
+mod keeping;
 mod kernel;
 mod model;
 mod peer;

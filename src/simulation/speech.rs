@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::model::{Asked, ConnId, Kind};
-use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, KEPT, TOKENS, TOPICS};
+use super::model::{ConnId, Kind};
+use super::scenario::{APPS, CLIENT_IDS, GROWTH_BYTES_MAX, JOBS, TOKENS, TOPICS};
 use super::wire;
 use super::world::World;
 
@@ -63,6 +63,8 @@ pub(super) enum Say {
     KeepMany,
     Follow,
     Unfollow,
+    Watch,
+    Unwatch,
 }
 
 /// Messages of all clients, by weight, and those that only misbehaving clients send.
@@ -127,8 +129,15 @@ const CALLS: [(usize, Say); 11] = [
     (2, Say::Later),
 ];
 /// What is said of the channel that has a history.
-const KEEPING: [(usize, Say); 5] =
-    [(10, Say::Keep), (2, Say::KeepMany), (6, Say::Follow), (4, Say::Unfollow), (2, Say::Ping)];
+const KEEPING: [(usize, Say); 7] = [
+    (10, Say::Keep),
+    (2, Say::KeepMany),
+    (6, Say::Follow),
+    (4, Say::Unfollow),
+    (2, Say::Watch),
+    (1, Say::Unwatch),
+    (2, Say::Ping),
+];
 const ANSWERS: [(usize, Say); 3] = [(20, Say::Part), (3, Say::PartFlood), (5, Say::Answer)];
 /// What no well-behaved peer says of them.
 const BAD_CALLS: [(usize, Say); 8] = [
@@ -241,12 +250,8 @@ impl World {
                 self.tell(at, kind, TOPICS[topic], name, payload);
             }
             Say::Publish => self.publish(at, topic),
-            Say::Keep => self.keep(at),
-            Say::KeepMany => (0..8).for_each(|_| self.keep(at)),
-            Say::Follow => self.follow(at),
-            Say::Unfollow => {
-                let payload = json!({"connection_id": own_id, "ack": true});
-                self.tell(at, Kind::Unfollow, KEPT, "unsubscribe", payload);
+            Say::Keep | Say::KeepMany | Say::Follow | Say::Unfollow | Say::Watch | Say::Unwatch => {
+                self.say_of_kept(at, say);
             }
             Say::PublishMany => {
                 // As many as one turn has work for, where that is little.
@@ -501,38 +506,6 @@ impl World {
         let publication = self.model.publication(app, topic, Some(conn));
         let payload = json!({"publication": publication});
         self.tell(at, Kind::Publish(publication), TOPICS[topic], "publish", payload);
-    }
-
-    /// Publishes on the channel that has a history.
-    fn keep(&mut self, at: usize) {
-        let conn = self.peers[at].conn;
-        let app = self.model.conns[conn].app;
-        let publication = self.model.publication(app, TOPICS.len(), Some(conn));
-        let payload = json!({"publication": publication});
-        self.tell(at, Kind::Keep(publication), KEPT, "publish", payload);
-    }
-
-    /// Subscribes to it with its past.
-    fn follow(&mut self, at: usize) {
-        let conn = self.peers[at].conn;
-        if !self.model.has_topic(conn) || self.model.says_it_follows(conn) {
-            return;
-        }
-        let back = [0, 0, 1, 3, 10][self.below(5)];
-        let known = self.model.heard_up_to(conn, back).filter(|_| self.below(3) > 0);
-        let other = || Some(("another".to_owned(), 3));
-        let since = if self.below(8) == 7 { other() } else { known };
-        let last = [None, None, Some(1), Some(5), Some(1_000)][self.below(5)];
-        let last = if since.is_none() { last.or(Some(2)) } else { last };
-        let mut payload = json!({});
-        if let Some((epoch, offset)) = &since {
-            payload["since"] = json!({"epoch": epoch, "offset": offset});
-        }
-        if let Some(last) = last {
-            payload["last"] = last.into();
-        }
-        let asked = self.model.asks_for_past(Asked { last, since });
-        self.tell(at, Kind::Follow(asked), KEPT, "subscribe", payload);
     }
 
     fn say_nonsense(&mut self, at: usize) {

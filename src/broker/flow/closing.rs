@@ -258,6 +258,11 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     }
     core.timers.reset(&mut connection.timer, None);
     let Some(session) = core.connections.end_session(key, next) else { return };
+    if let Some(connection) = core.connections.get_mut(key) {
+        // What waited until its queue is shorter went with its session.
+        connection.is_replaying = false;
+        connection.mind_room();
+    }
     for (&channel, &seat) in &session.subscriptions {
         subscriptions::remove(core, channel, seat);
     }

@@ -64,6 +64,8 @@ impl Model {
             | Kind::Publish(_)
             | Kind::Follow(_)
             | Kind::Unfollow
+            | Kind::Watch
+            | Kind::Unwatch
             | Kind::LostNote
             | Kind::Forbidden
             | Kind::Name => is_limited,
@@ -208,9 +210,9 @@ impl Model {
             Kind::Serve(_) => status("serving"),
             Kind::StopServing(_) => status("stopped"),
             Kind::Subscribe { .. } => status("subscribed"),
-            Kind::Unsubscribe { .. } | Kind::Unfollow => status("unsubscribed"),
+            Kind::Unsubscribe { .. } | Kind::Unfollow | Kind::Unwatch => status("unsubscribed"),
             // The history is checked when the answer is taken.
-            Kind::Follow(_) => status("subscribed"),
+            Kind::Follow(_) | Kind::Watch => status("subscribed"),
             Kind::Forbidden => code == Some("forbidden"),
             Kind::Broken(expected) => code == Some(expected),
             Kind::Later => match code {

@@ -13,6 +13,7 @@ mod calls;
 mod concurrency;
 mod drain;
 mod endings;
+mod following;
 mod kept;
 mod publications;
 mod tokens;
@@ -79,6 +80,9 @@ pub(super) enum Kind {
     /// A subscription to that channel which asks for its past, by the number of what it asks.
     Follow(usize),
     Unfollow,
+    /// A subscription to the pattern of that channel, and the end of it.
+    Watch,
+    Unwatch,
     /// A notification for the process, for a worker, or for nothing.
     Note,
     WorkNote(usize),
