@@ -189,6 +189,8 @@ fn check_patterns(core: &Core) -> Result<(), String> {
         }
         agree("slow subscribers of a pattern", node.congested as usize, slow)?;
     }
+    let used = patterns.nodes.iter().filter(|(_, node)| node.subscribers() > 0).count();
+    agree("patterns", patterns.count, used)?;
     let slow = patterns.nodes.iter().map(|(_, node)| node.congested as usize).sum();
     agree("slow subscribers of all patterns", patterns.congested, slow)?;
     let topics = sessions(core).filter_map(|(_, session)| session.topic.as_ref());

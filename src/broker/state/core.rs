@@ -141,6 +141,7 @@ impl Core {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: uptime.as_secs_f64(),
             total_channels: self.router.channels.len(),
+            total_patterns: self.router.patterns.count,
             pending_requests: self.requests.len(),
             kept_requests: self.requests.kept(),
             buffered_bytes: self.pool.gauge().bytes(),

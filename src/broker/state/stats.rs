@@ -45,6 +45,8 @@ pub struct Stats {
     pub uptime_seconds: f64,
     /// The number of channels.
     pub total_channels: usize,
+    /// The patterns that at least one connection has subscribed to.
+    pub total_patterns: usize,
     /// Requests that wait for a worker or a deferred answer.
     pub pending_requests: usize,
     /// Those of them that no worker has got yet, because all are at their `concurrency`.

@@ -97,6 +97,11 @@ impl Collector for Snapshot {
             ("sent_bytes", "Bytes put into queues", counters.bytes_out),
             ("publications", "Publications, from peers and from inside", counters.publications),
             (
+                "publications_conflated",
+                "Publications that a slow reader did not get, because a newer one took their place",
+                counters.publications_conflated,
+            ),
+            (
                 "publications_unheard",
                 "Publications without a subscriber",
                 counters.publications_unheard,
@@ -193,6 +198,7 @@ impl Snapshot {
             ),
             ("applications", "Applications known now", self.stats.total_applications),
             ("channels", "Channels known now", self.stats.total_channels),
+            ("patterns", "Patterns that somebody has subscribed to", self.stats.total_patterns),
             ("pending_requests", "Requests that wait for an answer", self.stats.pending_requests),
             (
                 "kept_requests",

@@ -63,6 +63,8 @@ pub(crate) struct Patterns {
     pub(crate) nodes: Arena<NodeKind, Node>,
     /// The last generation of any application's tree.
     generation: u64,
+    /// The patterns of all applications that have a subscriber.
+    pub(crate) count: usize,
     /// The sum of `congested` of all nodes.
     pub(crate) congested: usize,
     /// Memory of all nodes.
@@ -215,7 +217,8 @@ impl Patterns {
     ) -> Seat {
         let Some(node) = self.nodes.get_mut(key) else { return Seat::new(list, 0) };
         tree.changes += 1;
-        tree.patterns += usize::from(node.subscribers() == 0);
+        let is_first = usize::from(node.subscribers() == 0);
+        (tree.patterns, self.count) = (tree.patterns + is_first, self.count + is_first);
         let is_new = node.subscribers() == 0 || node.list_mut(list).is_empty();
         node.references += 1;
         let list_of = node.list_mut(list);
@@ -241,7 +244,8 @@ impl Patterns {
         let moved = list.get(seat.position()).copied();
         let is_over = list.is_empty();
         tree.changes += 1;
-        tree.patterns -= usize::from(node.subscribers() == 0);
+        let was_last = usize::from(node.subscribers() == 0);
+        (tree.patterns, self.count) = (tree.patterns - was_last, self.count - was_last);
         if is_over {
             self.generation += 1;
             (tree.generation, tree.visited_max) = (self.generation, 0);
