@@ -81,9 +81,8 @@ struct ListedConnection<'a> {
 const APPLICATION_BYTES_MIN: usize =
     r#""":{"name":"","channels":[],"connections":0,"created_at":0.0,"last_activity":0.0}"#.len();
 const CHANNEL_BYTES_MIN: usize =
-    r#""":{"subscribers":0,"created_at":0.0,"workers":0,"has_handler":true,"kept_requests":0"#
-        .len()
-        + r#","publications_unheard":0},"#.len();
+    r#""":{"subscribers":0,"created_at":0.0,"workers":0,"has_handler":true,"kept_requests":0},"#
+        .len();
 const LATENCY_BYTES_MIN: usize = r#""":{"publication":{}},"#.len();
 const SERVICE_BYTES_MIN: usize =
     r#"{"name":"","healthy":true,"workers":1,"kept_requests":0},"#.len();

@@ -117,7 +117,8 @@ pub struct ChannelInfo {
     /// Requests that wait until one of its workers has room, because each of them has as many
     /// unanswered ones as it said that it takes at a time.
     pub kept_requests: usize,
-    /// Publications that no subscriber took, since it was created.
+    /// Publications that no subscriber took, since it was created. Absent in a listing if there were none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub publications_unheard: u64,
     /// Its history, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +140,11 @@ pub struct HistoryInfo {
     pub messages: usize,
     /// Their bytes.
     pub bytes: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// An application in a listing, which borrows the fields that [`ApplicationInfo`] owns.

@@ -1,6 +1,7 @@
 //! Timers by deadline. The time is an argument, so nothing here reads a clock.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::keys::{ChannelKey, ConnectionKey, RequestKey};
@@ -70,13 +71,15 @@ pub(crate) enum Due {
 /// The key of a timer. The serial keeps timers of the same instant apart and in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TimerKey {
-    deadline: Duration,
-    serial: u64,
+    /// In nanoseconds. One that is later than these can say is never reached.
+    deadline_nanos: u64,
+    /// Never zero, so that an `Option` of a key takes no more room than a key.
+    serial: NonZeroU64,
 }
 
 impl TimerKey {
     pub(crate) fn deadline(self) -> Duration {
-        self.deadline
+        Duration::from_nanos(self.deadline_nanos)
     }
 }
 
@@ -89,7 +92,9 @@ pub(crate) struct Timers {
 impl Timers {
     pub(crate) fn arm(&mut self, deadline: Duration, due: Due) -> TimerKey {
         self.serial += 1;
-        let key = TimerKey { deadline, serial: self.serial };
+        let deadline_nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+        let serial = NonZeroU64::MIN.saturating_add(self.serial);
+        let key = TimerKey { deadline_nanos, serial };
         self.queue.insert(key, due);
         key
     }
@@ -112,13 +117,13 @@ impl Timers {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
-        self.queue.first_key_value().map(|(key, _)| key.deadline)
+        self.queue.first_key_value().map(|(key, _)| key.deadline())
     }
 
     /// Removes and returns the earliest timer that is due, with its deadline.
     pub(crate) fn expire(&mut self, now: Duration) -> Option<(Duration, Due)> {
         let entry = self.queue.first_entry()?;
-        let deadline = entry.key().deadline;
+        let deadline = entry.key().deadline();
         (deadline <= now).then(|| (deadline, entry.remove()))
     }
 }

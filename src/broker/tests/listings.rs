@@ -134,7 +134,7 @@ fn a_channel_is_listed_with_what_it_has_and_since_when() {
     let listed = |subscribers: u32, created_at: f64, workers: u32, has_handler: bool| {
         json!({
             "subscribers": subscribers, "created_at": created_at, "workers": workers,
-            "has_handler": has_handler, "kept_requests": 0, "publications_unheard": 0,
+            "has_handler": has_handler, "kept_requests": 0,
         })
     };
     assert_eq!(
