@@ -17,7 +17,7 @@ use std::time::Duration;
 use allocation_counter::AllocationInfo;
 use ipc_framework::broker::ConnectionKey;
 use ipc_framework::client::{Endpoint, Options};
-use ipc_framework::{Config, Server};
+use ipc_framework::{Config, HistoryRule, Limits, Server};
 
 use self::memory::Memory;
 
@@ -93,6 +93,31 @@ fn an_allocation_would_be_counted() {
         std::hint::black_box(bytes);
     });
     assert!(growing.count_total > 1, "growing in place is counted too");
+}
+
+/// A ring that is full forgets as much as it keeps.
+#[test]
+fn a_publication_with_a_history_allocates_nothing() {
+    let rule = HistoryRule::new("app", "news").messages(100);
+    let mut memory = Memory::with(Limits::default().histories([rule]));
+    let publisher = memory.connected("publisher");
+    let subscribers: Vec<ConnectionKey> = (0..SUBSCRIBERS)
+        .map(|at| {
+            let members = if at % 2 == 0 { r#","extensions":["topic"]"# } else { "" };
+            let key = memory.connected_with(&format!("subscriber-{at}"), members);
+            memory.receive(key, &frame("subscribe", "news", "{}", "null"));
+            key
+        })
+        .collect();
+    let publication = frame("publish", "news", r#"{"n":1,"text":"hello"}"#, "null");
+    let info = allocations(|| {
+        memory.receive(publisher, &publication);
+        for (at, key) in subscribers.iter().enumerate() {
+            let sent = &memory.sent[key.index()];
+            assert_eq!(*sent != publication, at % 2 == 0 && sent.len() > publication.len());
+        }
+    });
+    assert_none(&info);
 }
 
 /// The client has its own thread here, and so has the server.

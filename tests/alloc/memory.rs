@@ -64,7 +64,11 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new() -> Self {
-        Self { turns: Turns::new(Limits::default()), sent: Vec::new() }
+        Self::with(Limits::default())
+    }
+
+    pub(super) fn with(limits: Limits) -> Self {
+        Self { turns: Turns::new(limits), sent: Vec::new() }
     }
 
     pub(super) fn connected(&mut self, connection_id: &str) -> ConnectionKey {
