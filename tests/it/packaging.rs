@@ -76,13 +76,15 @@ fn the_settings_beside_it_are_settings() {
     let plain = scratch.file("plain.toml", 0o640, &text);
     let checked = serve(&["--check-config", "--config", &plain]).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let is_setting = |line: &str| line.contains(" = ") || line == "[tokens]";
+    let is_setting = |line: &str| line.contains(" = ") || line.starts_with('[');
     let all: String = text
         .lines()
         .map(|line| line.strip_prefix("# ").filter(|line| is_setting(line)).unwrap_or(line))
         .flat_map(|line| [line, "\n"])
         .collect();
-    assert!(all.contains("\n[tokens]\nbilling = "), "{all}");
+    for table in ["\n[tokens]\nbilling = ", "\n[[history]]\napp = "] {
+        assert!(all.contains(table), "{all}");
+    }
     let all = scratch.file("all.toml", 0o640, &all);
     let checked = serve(&["--check-config", "--config", &all]).output().unwrap();
     let stderr = String::from_utf8(checked.stderr).unwrap();
