@@ -178,10 +178,12 @@ fn publish(
     let has_meta = parts.envelope.meta_str().is_some();
     let may_join =
         !has_meta && !handlers.has_filter(core) && run.may_take(&core.limits, channel, body);
-    if !may_join && !run.deliver(core) {
-        return Err(Stop::Held);
+    if !may_join {
+        if !run.deliver(core) {
+            return Err(Stop::Held);
+        }
+        handlers.decide(core);
     }
-    handlers.decide(core);
     let target = core.router.channels.get(channel);
     let (mut subscribers, needs_a_look) = target.map_or((0, false), |channel| {
         (channel.subscribers.len(), channel.congested > 0 || channel.is_topical)
