@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 
 use ipc_framework::Message;
 use ipc_framework::client::{self, Error, PublishOptions, RequestId, RequestOptions};
-use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::asked::{Asked, Place};
-use super::errors::{Failure, raise};
+use super::errors::raise;
+use super::refused::refused;
 use super::waiter::Waiter;
 use super::{Client, seconds};
 use crate::inside::Inside;
-use crate::message;
 
 /// Pause between checks whether a full queue has room again.
 const ROOM_PAUSE: Duration = Duration::from_millis(2);
@@ -132,19 +131,4 @@ impl Client {
             client.set_batching(false);
         }
     }
-}
-
-/// # Errors
-/// If it is not a message; `SerializationError` if its payload is not JSON.
-pub(super) fn from_python(message: &Bound<'_, PyAny>) -> PyResult<Message> {
-    message::from_python(message).map_err(|error| refused(message.py(), error))
-}
-
-/// Returns the exception for a message that cannot be sent as it is.
-pub(super) fn refused(py: Python<'_>, error: PyErr) -> PyErr {
-    let is_of_value = error.is_instance_of::<PyTypeError>(py)
-        || error.is_instance_of::<PyValueError>(py)
-        || error.is_instance_of::<PyAttributeError>(py);
-    // Others were raised by the handler of a signal, such as Ctrl-C or a time limit.
-    if is_of_value { Failure::of_value(py, &error).caused_by(py, error) } else { error }
 }

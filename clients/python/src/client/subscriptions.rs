@@ -1,21 +1,14 @@
 //! The channels and patterns to which a client subscribes.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use ipc_framework::client::{Error, SubscribeOptions};
-use pyo3::prelude::*;
-
-use super::Client;
-use super::errors::raise;
-use super::inbox::{Item, Matched};
+use std::sync::{Mutex, PoisonError};
 
 /// A program has at most one subscription to each channel and each pattern: several readers of an
 /// event loop share it.
 #[derive(Default)]
 pub(super) struct Subscriptions {
     /// By the name and whether it is a pattern: true if it conflates.
-    known: Mutex<HashMap<(String, bool), bool>>,
+    pub(super) known: Mutex<HashMap<(String, bool), bool>>,
 }
 
 impl Subscriptions {
@@ -23,39 +16,5 @@ impl Subscriptions {
     pub(super) fn remove(&self, name: &str, is_pattern: bool) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.remove(&(name.to_owned(), is_pattern)).is_some()
-    }
-}
-
-impl Client {
-    /// Subscribes, unless the client does so already. The messages of a pattern have its number.
-    pub(super) fn listen(
-        &self,
-        py: Python<'_>,
-        name: &str,
-        options: SubscribeOptions,
-        number: Option<u64>,
-    ) -> PyResult<()> {
-        let client = self.open().map_err(|error| raise(py, &error))?;
-        let mut known = self.subscriptions.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (name.to_owned(), options.pattern);
-        if let Some(conflates) = known.get(&key) {
-            let joins = options.last.is_none() && options.since.is_none();
-            if joins && *conflates == options.conflate {
-                return Ok(());
-            }
-            // The server sends kept messages once, before the live ones.
-            return Err(raise(py, &Error::AlreadySubscribed { channel_id: key.0 }));
-        }
-        let (put, conflates) = (Arc::clone(&self.inbox), options.conflate);
-        let listen = move |message| {
-            put.put(if number.is_none() && !conflates {
-                Item::Message(message)
-            } else {
-                Item::Matched(Matched { message, number, conflates })
-            });
-        };
-        client.on_publication_with(name, &options, listen).map_err(|error| raise(py, &error))?;
-        known.insert(key, conflates);
-        Ok(())
     }
 }
