@@ -238,7 +238,7 @@ fn check_kept(core: &Core) -> Result<(), String> {
     }
     let replays = sessions(core).flat_map(|(key, session)| {
         let topic = session.topic.iter();
-        topic.flat_map(|topic| &topic.replays).map(move |replay| (key, session, replay))
+        topic.flat_map(|topic| topic.replays.iter()).map(move |replay| (key, session, replay))
     });
     let mut count = 0;
     for (key, session, replay) in replays {

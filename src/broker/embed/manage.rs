@@ -115,7 +115,7 @@ fn remove_channel(core: &mut Core, key: ChannelKey) {
         branches::note(Branch::ChannelRemoved);
         if !subscriptions::drop_one(core, subscriber, key) {
             // One of its patterns had it wait for what was kept.
-            replays::forget(core, subscriber, |replay, _| replay.channel == key);
+            replays::forget(core, subscriber, key);
         }
     }
     keeping::forget_all(core, key);

@@ -14,7 +14,8 @@ use super::topic::keeping;
 use super::{channels, closing};
 use crate::branches::{self, Branch};
 use crate::broker::state::budget::{
-    CALL_BYTES, CHANNEL_BYTES, MemoryPressure, OWED_BYTES, REQUEST_BYTES, SUBSCRIPTION_BYTES,
+    CALL_BYTES, CHANNEL_BYTES, MemoryPressure, OWED_BYTES, REPLAY_BYTES, REQUEST_BYTES,
+    SUBSCRIPTION_BYTES,
 };
 use crate::broker::state::connection::{Connection, Held};
 use crate::broker::state::core::Core;
@@ -263,6 +264,7 @@ pub(crate) fn held_bytes(connection: &Connection) -> usize {
             + session.subscriptions.len() * SUBSCRIPTION_BYTES
             + session.topic.as_ref().map_or(0, |topic| {
                 topic.patterns.len() * SUBSCRIPTION_BYTES
+                    + topic.replays.len() * REPLAY_BYTES
                     + topic.pending.held_bytes()
                     + topic.verdicts.bytes()
             })

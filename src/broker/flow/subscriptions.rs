@@ -234,7 +234,7 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
         target.congested -= 1;
         queues::wake_first(core, Obstacle::Subscriber(channel));
     }
-    replays::forget(core, key, |replay, _| replay.channel == channel);
+    replays::forget(core, key, channel);
     remove(core, channel, seat);
     if !seat.is_live() {
         conflation::note_unsubscribed(core, key);

@@ -61,6 +61,8 @@ fn purge(
         messages += forget(core, channel);
         keeping::settle(core, channel);
     }
+    // The operator wants the memory back.
+    core.pool.trim();
     answers::respond(core, from, envelope, &Purged { status: "purged", messages });
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod history;
 pub(crate) mod patterns;
+pub(crate) mod replays;
 pub(crate) mod retained;
 pub(crate) mod seat;
 pub(crate) mod session;

@@ -63,7 +63,7 @@ const ROOMS: &[Room] = &[
             "limits access",
             // Tables: each owns its data and knows no other.
             "state/keys state/topic/seat",
-            "state/topic/verdicts",
+            "state/topic/verdicts state/topic/replays",
             "state/arena state/line state/mailbox state/peer state/encoder state/refusal",
             "state/histogram state/counters state/timeouts state/timers state/events state/watch",
             "state/latency state/call_index state/calls state/request_id",
@@ -80,7 +80,8 @@ const ROOMS: &[Room] = &[
             "flow/topic/audience flow/topic/conflation",
             "flow/answers flow/calls",
             "flow/topic/verdicts",
-            "flow/topic/keeping flow/topic/replays",
+            "flow/topic/replays",
+            "flow/topic/keeping",
             "flow/topic/publishing",
             "flow/cancels",
             "flow/subscriptions flow/requests",

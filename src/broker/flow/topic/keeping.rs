@@ -6,6 +6,7 @@
 use crate::branches::{self, Branch};
 use serde::Serialize;
 
+use super::replays;
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::{answers, channels};
 use crate::broker::limits::Limits;
@@ -374,6 +375,8 @@ pub(crate) fn reconfigure(core: &mut Core) {
             }
             (Some(_), None) => {
                 branches::note(Branch::HistoryTaken);
+                // If there is another one later, its offsets mean other publications.
+                replays::doom_all(core, channel);
                 forget_history(core, channel);
                 core.router.change_topic(channel, |topic| topic.history = None);
                 settle(core, channel);

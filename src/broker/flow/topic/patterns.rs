@@ -117,9 +117,7 @@ pub(crate) fn unsubscribe(
         core.router.patterns.note_decongested(node);
         queues::wake_first(core, Obstacle::Pattern(node));
     }
-    replays::forget(core, from, |replay, channel| {
-        replay.joins.is_none() && pattern::matches(pattern, channel)
-    });
+    replays::forget_of_pattern(core, from, pattern);
     remove(core, application, node, seat);
     conflation::note_unsubscribed(core, from);
     verdicts::forget(core, from);
@@ -148,7 +146,7 @@ pub(crate) fn leave(
     application: ApplicationKey,
     topic: TopicSession,
 ) {
-    for replay in topic.replays {
+    for replay in topic.replays.iter() {
         replays::release(core, key, replay.channel);
     }
     core.budget.tables_bytes -= topic.pending.bytes() + topic.verdicts.bytes();

@@ -6,7 +6,6 @@
 //! last value, has that sent first. Whoever falls behind the history is closed as a slow consumer:
 //! it was told that it would get everything.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::branches::{self, Branch};
@@ -17,8 +16,8 @@ use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::topic::Topic;
 use crate::broker::state::topic::history::{Epoch, History};
+use crate::broker::state::topic::replays::{Next, Replay};
 use crate::broker::state::topic::seat::{List, Seat};
-use crate::broker::state::topic::session::{Next, Replay};
 use crate::broker::state::topic::wanted::Wanted;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::pattern;
@@ -112,7 +111,7 @@ pub(crate) fn begin(
 ) {
     let Some(next) = found.next else { return };
     // A pattern had asked for the same.
-    forget(core, key, |replay, _| replay.channel == channel);
+    forget(core, key, channel);
     let Some(session) = core.connections.session_mut(key) else { return };
     session.subscriptions.insert(channel, Seat::new(List::Replaying, 0));
     core.budget.tables_bytes += SUBSCRIPTION_BYTES;
@@ -159,6 +158,7 @@ pub(crate) fn begin_pattern(
     let mut kept: Vec<_> = kept.collect();
     // The table of an application has no order.
     kept.sort_unstable_by_key(|(channel, _)| *channel);
+    core.turn.note_work(kept.len());
     for (channel, next) in kept {
         if !hears(core, key, channel) {
             push(core, key, Replay { channel, next, joins: None });
@@ -191,7 +191,7 @@ fn push(core: &mut Core, key: ConnectionKey, replay: Replay) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     (connection.is_replaying, connection.awaits_room) = (true, true);
     let Some(session) = connection.session_mut() else { return };
-    session.topic.get_or_insert_default().replays.push_back(replay);
+    session.topic.get_or_insert_default().replays.push(replay);
     core.budget.tables_bytes += REPLAY_BYTES;
     core.router.change_topic(replay.channel, |topic| topic.replaying.insert(key));
 }
@@ -382,19 +382,17 @@ fn room(core: &Core, key: ConnectionKey) -> usize {
 }
 
 fn first(core: &Core, key: ConnectionKey) -> Option<Replay> {
-    core.connections.session(key)?.topic.as_ref()?.replays.front().copied()
+    core.connections.session(key)?.topic.as_ref()?.replays.first()
 }
 
 fn of_channel(core: &Core, key: ConnectionKey, channel: ChannelKey) -> Option<Replay> {
-    let replays = &core.connections.session(key)?.topic.as_ref()?.replays;
-    replays.iter().find(|replay| replay.channel == channel).copied()
+    core.connections.session(key)?.topic.as_ref()?.replays.of_channel(channel)
 }
 
 fn advance(core: &mut Core, key: ConnectionKey, channel: ChannelKey, next: Next) {
     let session = core.connections.session_mut(key);
-    let Some(topic) = session.and_then(|session| session.topic.as_mut()) else { return };
-    if let Some(replay) = topic.replays.iter_mut().find(|replay| replay.channel == channel) {
-        replay.next = next;
+    if let Some(topic) = session.and_then(|session| session.topic.as_mut()) {
+        topic.replays.advance(channel, next);
     }
 }
 
@@ -412,34 +410,50 @@ fn finish(core: &mut Core, key: ConnectionKey, over: Replay) {
         subscribers.push(key);
         target.congested += u32::from(is_congested && list == List::Live);
     }
-    forget(core, key, |replay, _| replay.channel == over.channel);
+    forget(core, key, over.channel);
 }
 
-/// Forgets replays of a connection. Their channels' subscriptions are up to the caller.
-pub(crate) fn forget(
-    core: &mut Core,
-    key: ConnectionKey,
-    is_meant: impl Fn(&Replay, &str) -> bool,
-) {
+/// Forgets the replay of a channel to a connection, if there is one. A subscription to the channel is up
+/// to the caller.
+pub(crate) fn forget(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let session = connection.session_mut();
     let Some(topic) = session.and_then(|session| session.topic.as_mut()) else { return };
-    let mut gone = Vec::new();
-    topic.replays.retain(|replay| {
-        let channel = core.router.channels.get(replay.channel);
-        let is_over = is_meant(replay, channel.map_or("", |channel| &channel.id));
-        if is_over {
-            gone.push(replay.channel);
-        }
-        !is_over
-    });
+    if !topic.replays.remove(channel) {
+        return;
+    }
     if topic.replays.is_empty() {
-        topic.replays = VecDeque::new();
         connection.is_replaying = false;
         connection.mind_room();
     }
+    release(core, key, channel);
+}
+
+/// Forgets all replays to a connection that a pattern of it has begun.
+pub(crate) fn forget_of_pattern(core: &mut Core, key: ConnectionKey, pattern: &str) {
+    let session = core.connections.session(key);
+    let Some(topic) = session.and_then(|session| session.topic.as_ref()) else { return };
+    core.turn.note_work(topic.replays.len() / LOOKS_PER_WORK);
+    let begun = topic.replays.iter().filter(|replay| {
+        let channel = core.router.channels.get(replay.channel);
+        let matches = channel.is_some_and(|channel| pattern::matches(pattern, &channel.id));
+        replay.joins.is_none() && matches
+    });
+    let gone: Vec<ChannelKey> = begun.map(|replay| replay.channel).collect();
+    core.turn.note_work(gone.len());
     for channel in gone {
-        release(core, key, channel);
+        forget(core, key, channel);
+    }
+}
+
+/// Closes those who are still sent what was kept of a channel, because its history goes.
+pub(crate) fn doom_all(core: &mut Core, channel: ChannelKey) {
+    let found = core.router.channels.get(channel);
+    let Some(topic) = found.and_then(|found| found.topic.as_ref()) else { return };
+    for key in topic.replaying.clone() {
+        if let Some(Replay { next: Next::Offset(_), .. }) = of_channel(core, key, channel) {
+            doom(core, key);
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::super::keys::{ChannelKey, NodeKey};
-use super::seat::{List, Seat};
+use super::super::keys::NodeKey;
+use super::replays::Replays;
+use super::seat::Seat;
 use super::verdicts::Verdicts;
 use crate::proto::SharedFrame;
 
@@ -13,30 +14,12 @@ use crate::proto::SharedFrame;
 pub(crate) struct TopicSession {
     /// The patterns that it subscribed to, each with the place in the list of its node.
     pub(crate) patterns: BTreeMap<NodeKey, Seat>,
-    /// What it is still sent of what was kept, in this order.
-    pub(crate) replays: VecDeque<Replay>,
+    /// What it is still sent of what was kept.
+    pub(crate) replays: Replays,
     /// What waits for it because it conflates.
     pub(crate) pending: Pending,
     /// What the filter says of the channels that it hears through patterns.
     pub(crate) verdicts: Verdicts,
-}
-
-/// What a connection is still sent of what was kept of a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Replay {
-    pub(crate) channel: ChannelKey,
-    pub(crate) next: Next,
-    /// The list of the channel that it joins afterwards. `None`: a pattern matches the channel, and it
-    /// stands in the list of that.
-    pub(crate) joins: Option<List>,
-}
-
-/// The next message of a replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// The one with this offset, and all behind it.
-    Offset(u64),
-    LastValue,
 }
 
 /// The newest publication of each channel, for a subscriber that conflates and reads too slowly.

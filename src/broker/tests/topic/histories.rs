@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::HistoryRule;
+use crate::broker::state::budget::REPLAY_BYTES;
 
 /// Channels `h…` of `app` keep so many messages.
 pub(super) fn keeping(messages: usize) -> Limits {
@@ -368,6 +369,48 @@ fn a_history_lowered_in_the_middle_of_a_replay_closes_who_cannot_get_all() {
     world.act();
     assert_eq!(world.closed, [slow]);
     assert_eq!(world.broker.core.counters.slow_consumers, 1);
+}
+
+#[test]
+fn a_history_that_is_taken_and_given_again_does_not_go_on_with_the_replay_of_the_one_before() {
+    let mut world = World::new(keeping(1_000).queue_high_water_bytes(4 << 10));
+    let from = world.topical("from");
+    world.publish(from, "h.a", 1..201);
+    let slow = world.topical("slow");
+    world.stalled.push(slow);
+    world.send(slow, &message("app", "subscribe", "h.a", "s", &json!({"last": 1_000})));
+    let limits = Limits::default().queue_high_water_bytes(4 << 10);
+    world.broker.reconfigure(limits, Access::default());
+    world.broker.reconfigure(keeping(1_000).queue_high_water_bytes(4 << 10), Access::default());
+    // The offsets of the new ring reach those that the reader has still to get.
+    world.publish(from, "h.a", 1..301);
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    assert_eq!(world.closed, [slow]);
+    assert_eq!(world.broker.core.counters.slow_consumers, 1);
+}
+
+#[test]
+fn who_is_sent_what_was_kept_of_many_channels_holds_memory_for_it() {
+    let mut world = World::new(keeping(10).queue_high_water_bytes(4 << 10));
+    let from = world.topical("from");
+    for channel in 0..500 {
+        world.publish(from, &format!("h.{channel}"), 1..2);
+    }
+    let slow = world.topical("slow");
+    world.stalled.push(slow);
+    let before = world.memory();
+    let ask = json!({"pattern": true, "last": 1});
+    world.send(slow, &message("app", "subscribe", "h.*", "s", &ask));
+    let connection = world.broker.core.connections.get(slow).unwrap();
+    let held = crate::broker::flow::memory::held_bytes(connection);
+    assert!(held > 400 * REPLAY_BYTES, "{held}");
+    assert!(world.memory() > before + 400 * REPLAY_BYTES);
+    world.send(slow, &message("app", "unsubscribe", "h.*", "u", &json!({"pattern": true})));
+    let connection = world.broker.core.connections.get(slow).unwrap();
+    assert!(!connection.is_replaying);
+    assert!(crate::broker::flow::memory::held_bytes(connection) < 400 * REPLAY_BYTES);
 }
 
 #[test]
