@@ -16,6 +16,9 @@ pub const ID_BYTES_MAX: usize = 256;
 /// The most bytes of the text of a `meta`, attachments aside.
 pub const META_BYTES_MAX: usize = 4 << 10;
 
+/// The most bytes that a server adds to the `meta` of a publication: its place in a history.
+pub(crate) const PLACE_BYTES_MAX: usize = 128;
+
 /// The most attachments of one message.
 pub const ATTACHMENTS_MAX: usize = 1_024;
 

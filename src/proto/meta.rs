@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::extensions::Extensions;
 use super::fault::Fault;
 use super::json_str::JsonStr;
-use super::limits::{BIN_BYTES_MAX, META_BYTES_MAX};
+use super::limits::{BIN_BYTES_MAX, META_BYTES_MAX, PLACE_BYTES_MAX};
 use super::message_type::MessageType;
 use super::scanner::{Scanner, Stop};
 
@@ -179,7 +179,9 @@ impl<'a> Meta<'a> {
         if let Some((numbers, "")) = usual(text) {
             return Ok(numbers.into());
         }
-        if text.len() > META_BYTES_MAX + BIN_BYTES_MAX {
+        // The place that a server gives a publication comes on top of what its publisher sent.
+        let bytes_max = META_BYTES_MAX + if is_strict { 0 } else { PLACE_BYTES_MAX };
+        if text.len() > bytes_max + BIN_BYTES_MAX {
             return Err(Fault::MetaTooLong);
         }
         let mut meta = Self::default();
@@ -202,7 +204,7 @@ impl<'a> Meta<'a> {
         });
         read.ok_or(NOT_AN_OBJECT)??;
         meta.position = epoch.zip(offset).map(|(epoch, offset)| Position { epoch, offset });
-        if text.len() - meta.bin.map_or(0, str::len) > META_BYTES_MAX {
+        if text.len() - meta.bin.map_or(0, str::len) > bytes_max {
             return Err(Fault::MetaTooLong);
         }
         if meta.end && meta.seq.is_none() {

@@ -196,3 +196,19 @@ fn many_headers_take_no_longer_than_their_number() {
     let text = format!("{{\"headers\":{{{}}}}}", headers.join(","));
     assert!(Meta::parse(&text).is_ok());
 }
+
+#[test]
+fn the_place_that_a_server_adds_is_no_part_of_the_limit() {
+    let headers = |bytes: usize| format!(r#""headers":{{"a":"{}"}}}}"#, "b".repeat(bytes - 19));
+    let sent = format!("{{{}", headers(META_BYTES_MAX - 1));
+    assert_eq!(sent.len(), META_BYTES_MAX);
+    assert!(Meta::parse(&sent).is_ok());
+    let epoch = "e".repeat(crate::proto::EPOCH_BYTES_MAX);
+    let place = format!(r#"{{"epoch":"{epoch}","offset":{},"#, u64::MAX);
+    let told = format!("{place}{}", headers(META_BYTES_MAX - 1));
+    let read = Meta::parse_known(&told).unwrap();
+    assert_eq!(read.position.map(|place| place.offset), Some(u64::MAX));
+    assert!(read.headers.is_some());
+    let over = format!("{{{}", headers(META_BYTES_MAX + PLACE_BYTES_MAX));
+    assert_eq!(Meta::parse_known(&over), Err(Fault::MetaTooLong));
+}

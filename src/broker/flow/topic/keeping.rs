@@ -3,6 +3,8 @@
 //!
 //! A channel of which anything is kept has a reference for that, so that it outlives its subscribers.
 
+use std::time::Duration;
+
 use crate::branches::{self, Branch};
 use serde::Serialize;
 
@@ -13,7 +15,7 @@ use crate::broker::limits::Limits;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
-use crate::broker::state::timers::Due;
+use crate::broker::state::timers::{Due, Moment};
 use crate::broker::state::topic::Topic;
 use crate::broker::state::topic::history::{Bounds, Epoch};
 use crate::proto::frame::HEADER_BYTES;
@@ -252,8 +254,15 @@ fn make_room(core: &mut Core) {
     let unused = core.router.channels.iter().filter(|(_, channel)| {
         channel.references == 1 && channel.topic.as_ref().is_some_and(|topic| topic.holds)
     });
-    let oldest = unused.min_by_key(|(_, channel)| {
-        channel.topic.as_ref().and_then(|topic| topic.history.as_ref()?.newest_at())
+    let now = core.turn.now;
+    let oldest = unused.max_by_key(|(_, channel)| {
+        let topic = channel.topic.as_ref();
+        let kept_at = topic.and_then(|topic| topic.history.as_ref()?.newest_at());
+        let kept_for =
+            kept_at.map(|at| Duration::from_nanos(Moment::from(now.monotonic).nanos_since(at)));
+        let last = topic.and_then(|topic| topic.last.as_ref());
+        let last_for = last.map(|last| now.unix.saturating_sub(last.published_at));
+        kept_for.into_iter().chain(last_for).min()
     });
     if let Some((channel, _)) = oldest {
         forget_all(core, channel);
@@ -269,7 +278,7 @@ pub(crate) fn settle(core: &mut Core, channel: ChannelKey) {
     let Some(topic) = topic_of(core, channel) else { return };
     let oldest = topic.history.as_ref().and_then(|history| {
         let age = history.bounds().age?;
-        Some(std::time::Duration::from(history.oldest()?) + age)
+        Some(Duration::from(history.oldest()?) + age)
     });
     let has_timer = topic.ageing.is_some();
     if oldest.is_some() != has_timer {

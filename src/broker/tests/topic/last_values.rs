@@ -134,3 +134,19 @@ fn kept_messages_go_before_anybody_is_refused() {
     assert!(fewer.len() < got.len() / 2, "{}", fewer.len());
     assert_eq!(world.broker.core.last_values.len(), 1);
 }
+
+#[test]
+fn at_the_bound_of_channels_the_values_that_are_oldest_make_room() {
+    let mut world = World::new(Limits { channels_max: 5, ..keeping(10) });
+    let key = world.topical("me");
+    world.publish(key, "h.0", 1..2);
+    for channel in ["a", "b", "c", "d", "e", "f"] {
+        world.pass(Duration::from_secs(1));
+        world.retain(key, channel, &json!(channel));
+    }
+    let (_, got) = world.join(key, ">", &json!({"pattern": true, "last": 1}));
+    let mut left: Vec<_> =
+        got.iter().filter_map(|message| message["channel_id"].as_str()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["b", "c", "d", "e", "f"]);
+}
