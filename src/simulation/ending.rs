@@ -56,7 +56,7 @@ impl World {
         self.model.check_rest(&stats, &sessions)?;
         for (at, app) in APPS.iter().enumerate() {
             self.model.check_channels(at, &self.server.channels(app))?;
-            self.model.check_kept(at, self.server.position(app, KEPT))?;
+            self.model.check_kept(at, self.server.position(app, KEPT).as_ref())?;
             if self.scenario.is_calm || self.turns.is_multiple_of(4) {
                 self.model.check_latencies(at, &self.server.latencies(app))?;
             }

@@ -209,10 +209,9 @@ impl Model {
             Kind::Fail | Kind::Panic => code == Some("handler_failed"),
             Kind::Serve(_) => status("serving"),
             Kind::StopServing(_) => status("stopped"),
-            Kind::Subscribe { .. } => status("subscribed"),
             Kind::Unsubscribe { .. } | Kind::Unfollow | Kind::Unwatch => status("unsubscribed"),
             // The history is checked when the answer is taken.
-            Kind::Follow(_) | Kind::Watch => status("subscribed"),
+            Kind::Subscribe { .. } | Kind::Follow(_) | Kind::Watch => status("subscribed"),
             Kind::Forbidden => code == Some("forbidden"),
             Kind::Broken(expected) => code == Some(expected),
             Kind::Later => match code {

@@ -105,16 +105,13 @@ impl Model {
         let kept_max = self.limits.histories.first().map_or(0, |rule| rule.messages) as u64;
         let may_forget = self.is_tight || has_changed || self.now >= HISTORY_AGE;
         match &since {
-            Some((known, from)) if recovered => {
-                if *known != epoch || offset.checked_sub(*from) != Some(messages) {
-                    return Err(format!("{since:?} was not recovered"));
-                }
-            }
             Some((known, from)) => {
-                let is_there = *known == epoch
-                    && offset.checked_sub(*from).is_some_and(|missed| missed <= kept_max);
-                if is_there && !may_forget {
-                    return Err(format!("{since:?} is there, and was not recovered"));
+                let missed = offset.checked_sub(*from).filter(|_| *known == epoch);
+                let is_gone = missed.is_none_or(|missed| missed > kept_max);
+                let is_right =
+                    if recovered { missed == Some(messages) } else { is_gone || may_forget };
+                if !is_right {
+                    return Err(format!("recovered is {recovered}, and {missed:?} were missed"));
                 }
             }
             None if !recovered => return Err("there is a history".to_owned()),
@@ -206,14 +203,14 @@ impl Model {
     pub(in crate::simulation) fn check_kept(
         &self,
         app: usize,
-        position: Option<(String, u64)>,
+        position: Option<&(String, u64)>,
     ) -> Result<(), String> {
         for id in (0..self.conns.len()).filter(|id| self.is_sound(*id)) {
             let conn = &self.conns[id];
             let Some(following) = conn.following.as_ref().filter(|_| conn.app == app) else {
                 continue;
             };
-            let found = position.as_ref().map(|(epoch, offset)| (epoch.as_str(), *offset));
+            let found = position.map(|(epoch, offset)| (epoch.as_str(), *offset));
             let is_known = !self.kept.has_changed;
             if is_known && found != Some((following.epoch.as_str(), following.next - 1)) {
                 return Err(format!(
