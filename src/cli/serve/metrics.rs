@@ -170,6 +170,16 @@ impl Collector for Snapshot {
                 .encode_descriptor(name, help, None, MetricType::Counter)?
                 .encode_counter::<NoLabels, u64, u64>(&value, None)?;
         }
+        self.encode_labelled(&mut encoder)?;
+        self.encode_gauges(&mut encoder)?;
+        self.encode_channels(&mut encoder)?;
+        self.encode_latencies(encoder)
+    }
+}
+
+impl Snapshot {
+    fn encode_labelled(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counters = &self.stats.counters;
         for (name, help, label, values) in [
             ("errors", "Error answers of the server and of workers", "code", &counters.errors),
             ("worker_errors", "Error answers of workers alone", "code", &counters.worker_errors),
@@ -182,13 +192,9 @@ impl Collector for Snapshot {
                     .encode_counter::<NoLabels, u64, u64>(value, None)?;
             }
         }
-        self.encode_gauges(&mut encoder)?;
-        self.encode_channels(&mut encoder)?;
-        self.encode_latencies(encoder)
+        Ok(())
     }
-}
 
-impl Snapshot {
     fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for (name, help, value) in [
             (
