@@ -374,6 +374,8 @@ fn change_subscription(
     application: ApplicationKey,
 ) -> Result<(), Stop> {
     let Parts { envelope, from, mut channel, .. } = parts;
+    // It may hear through a pattern what it published itself.
+    handlers.decide(core);
     let wanted = subscriptions::wanted(core, from, envelope)?;
     let subscribes = envelope.message_type() == MessageType::Subscribe;
     if wanted.pattern && subscribes && !patterns::charge_first(core, from, application) {

@@ -87,13 +87,14 @@ fn deliver(
     if let Some(channel) = channel {
         keeping::keep(core, channel, &mut forms);
     }
+    let undecided_before = core.agenda.undecided.len();
     let (reached, asked) =
         audience::for_each(core, channel, matching, |core, key, list, by_pattern| {
             let Some(frame) = forms.of(core, key) else {
                 core.counters.publications_too_large += 1;
                 return false;
             };
-            if by_pattern && let Some(is_taken) = verdicts::stop(core, key, &name, list, frame) {
+            if by_pattern && let Some(is_taken) = verdicts::stop(core, key, &name, list, frame, 1) {
                 return is_taken;
             }
             match list {
@@ -104,12 +105,18 @@ fn deliver(
     let work = core.turn.fan_out_work(asked, publication.body.len());
     core.turn.note_work(work);
     core.counters.publications += 1;
-    core.counters.deliveries += reached as u64;
+    core.counters.deliveries += (reached - waiting(core, undecided_before)) as u64;
     match channel {
         Some(channel) if reached == 0 => core.note_unheard(channel, 1),
         _ => core.counters.publications_unheard += u64::from(reached == 0),
     }
     reached
+}
+
+/// Returns how many of those that a publication reaches wait for the filter. They are counted when it is
+/// delivered to them.
+fn waiting(core: &Core, undecided_before: usize) -> usize {
+    core.agenda.undecided.len() - undecided_before
 }
 
 #[inline]
@@ -168,31 +175,33 @@ pub(crate) fn fan_out(
     let shared = is_shared.then(|| frames.to_shared(&mut core.pool));
     let frames = shared.as_ref().unwrap_or(frames);
     let mut placed_bytes = 0;
+    let undecided_before = core.agenda.undecided.len();
     let (reached, asked) =
         audience::for_each(core, Some(channel), &matching, |core, key, list, by_pattern| {
+            let own = match &placed {
+                Placed::Frames(placed) if knows_places(core, key) => placed,
+                Placed::TooLarge if knows_places(core, key) => {
+                    core.counters.publications_too_large += 1;
+                    return false;
+                }
+                _ => frames,
+            };
             if by_pattern
                 && let Some(name) = &name
-                && let Some(is_taken) = verdicts::stop(core, key, name, list, frames)
+                && let Some(is_taken) = verdicts::stop(core, key, name, list, own, publications)
             {
                 return is_taken;
             }
-            if matches!(placed, Placed::Not) || !knows_places(core, key) {
-                return queues::put(core, key, frames);
-            }
-            if let Placed::Frames(placed) = &placed {
-                placed_bytes += placed.len() - frames.len();
-                queues::put(core, key, placed)
-            } else {
-                core.counters.publications_too_large += 1;
-                false
-            }
+            placed_bytes += own.len() - frames.len();
+            queues::put(core, key, own)
         });
     audience::give_back(core, matching);
-    let deliveries = reached as u64 * u64::from(publications);
+    let delivered = reached - waiting(core, undecided_before);
+    let deliveries = delivered as u64 * u64::from(publications);
     core.counters.publications += u64::from(publications);
     core.counters.deliveries += deliveries;
     core.counters.frames_out += deliveries;
-    core.counters.bytes_out += (reached * frames.len() + placed_bytes) as u64;
+    core.counters.bytes_out += (delivered * frames.len() + placed_bytes) as u64;
     let work = core.turn.fan_out_work(asked, frames.len());
     core.turn.note_work(work);
     if reached == 0 {

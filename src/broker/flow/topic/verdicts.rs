@@ -22,8 +22,12 @@ pub(crate) fn stop(
     channel: &str,
     list: List,
     frame: &OutFrame<'_>,
+    publications: u32,
 ) -> Option<bool> {
-    if core.server.filter_generation == 0 { None } else { look_up(core, to, channel, list, frame) }
+    if core.server.filter_generation == 0 {
+        return None;
+    }
+    look_up(core, to, channel, list, frame, publications)
 }
 
 #[cold]
@@ -33,6 +37,7 @@ fn look_up(
     channel: &str,
     list: List,
     frame: &OutFrame<'_>,
+    publications: u32,
 ) -> Option<bool> {
     match verdict(core, to, channel) {
         Some(true) => None,
@@ -42,7 +47,7 @@ fn look_up(
         }
         None => {
             let frame = frame.to_kept(&mut core.pool);
-            let undecided = Undecided { to, channel: channel.into(), list, frame };
+            let undecided = Undecided { to, channel: channel.into(), list, frame, publications };
             core.agenda.undecided.push(undecided);
             Some(true)
         }
@@ -72,13 +77,13 @@ pub(crate) fn note(core: &mut Core, to: ConnectionKey, channel: &Arc<str>, is_al
 
 /// Delivers what has waited for the verdict.
 pub(crate) fn deliver(core: &mut Core, undecided: Undecided) {
-    let Undecided { to, channel, list, frame } = undecided;
+    let Undecided { to, channel, list, frame, publications } = undecided;
     let frame = OutFrame::shared(frame);
     let is_taken = match list {
         List::Conflating => conflation::push(core, to, &channel, &frame),
         List::Live | List::Replaying => queues::push(core, to, &frame),
     };
-    core.counters.deliveries += u64::from(is_taken);
+    core.counters.deliveries += u64::from(is_taken) * u64::from(publications);
 }
 
 /// Forgets the verdicts on a connection, whose patterns have changed.

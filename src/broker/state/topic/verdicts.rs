@@ -30,6 +30,8 @@ pub(crate) struct Undecided {
     pub(crate) channel: Arc<str>,
     pub(crate) list: List,
     pub(crate) frame: SharedFrame,
+    /// The number of them in the frame.
+    pub(crate) publications: u32,
 }
 
 impl Verdicts {

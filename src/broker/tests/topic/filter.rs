@@ -9,7 +9,11 @@ type Asked = Arc<Mutex<Vec<String>>>;
 /// A world whose filter refuses subscriptions to channels and patterns with `secret` in them. It notes
 /// the channels of the subscriptions about which it is asked.
 fn guarded() -> (World, Asked) {
-    let mut world = World::new(Limits::default());
+    guarded_with(Limits::default())
+}
+
+fn guarded_with(limits: Limits) -> (World, Asked) {
+    let mut world = World::new(limits);
     let asked = Asked::default();
     let notes = asked.clone();
     world.broker.filter(move |delivery| {
@@ -84,4 +88,33 @@ fn a_plain_subscription_that_the_filter_allowed_is_asked_about_once() {
     world.put(publisher, "a.b", &json!(1));
     assert_eq!(world.heard(reader), heard([("a.b", 1)]));
     assert_eq!(*asked.lock().unwrap(), ["a.b", "a.*"]);
+}
+
+#[test]
+fn what_waits_for_the_filter_has_its_place_and_is_counted_once_it_is_delivered() {
+    let (mut world, _) = guarded_with(histories::keeping(10));
+    let (reader, publisher) = (world.topical("reader"), world.connected("app", "publisher"));
+    world.want_pattern(reader, "h.*");
+    for (channel, delivered) in [("h.a", 1), ("h.secret", 0), ("h.b", 1), ("h.b", 1)] {
+        let before = world.broker.context().stats().counters;
+        world.publish(publisher, channel, 0..1);
+        let got = world.take(reader);
+        assert_eq!(histories::numbers(&got).1.len() as u64, delivered, "{channel}");
+        let after = world.broker.context().stats().counters;
+        assert_eq!(after.deliveries - before.deliveries, delivered, "{channel}");
+        assert_eq!(after.frames_out - before.frames_out, delivered, "{channel}");
+    }
+}
+
+#[test]
+fn what_waits_for_the_filter_comes_before_the_end_of_its_pattern() {
+    let (mut world, _) = guarded();
+    let reader = world.topical("reader");
+    world.want_pattern(reader, "a.*");
+    let publication = framed(&message("app", "publish", "a.b", "p", &json!(1)));
+    let payload = json!({"pattern": true, "ack": true});
+    let end = framed(&message("app", "unsubscribe", "a.*", "u", &payload));
+    world.deliver(reader, &[publication, end].concat());
+    let got = world.take(reader);
+    assert_eq!((&got[0]["payload"], &got[1]["reply_to"]), (&json!(1), &json!("u")), "{got:?}");
 }
