@@ -6,7 +6,7 @@
 use crate::branches::{self, Branch};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::proto::OutFrame;
 use crate::proto::pattern;
 
@@ -84,6 +84,22 @@ pub(crate) fn note_sent(core: &mut Core, key: ConnectionKey) {
     if let Some(connection) = core.connections.get_mut(key) {
         connection.mind_room();
     }
+}
+
+/// Ends the waiting of a publication of a channel, because the connection is sent it with the others
+/// that are kept. Behind those it would come a second time.
+pub(crate) fn note_replayed(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
+    let Some(found) = core.router.channels.get(channel) else { return };
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    let Some(pending) = connection.pending_mut() else { return };
+    core.turn.note_work(pending.len() / LOOKS_PER_WORK);
+    let before = pending.bytes();
+    if !pending.forget(&found.id) {
+        return;
+    }
+    core.budget.tables_bytes -= before - pending.bytes();
+    core.counters.publications_conflated += 1;
+    connection.mind_room();
 }
 
 /// Ends the waiting of those publications that a connection no longer conflates, because it ended a

@@ -23,7 +23,7 @@ use crate::proto::frame::HEADER_BYTES;
 use crate::proto::pattern;
 use crate::proto::{Envelope, Meta, OutFrame};
 
-use super::{audience, verdicts};
+use super::{audience, conflation, verdicts};
 
 /// A connection is sent so many bytes of what was kept in one go, or a single message that is larger.
 const GO_BYTES_MAX: usize = 64 << 10;
@@ -112,6 +112,9 @@ pub(crate) fn begin(
     let Some(next) = found.next else { return };
     // A pattern had asked for the same.
     forget(core, key, channel);
+    if matches!(next, Next::Offset(_)) {
+        conflation::note_replayed(core, key, channel);
+    }
     let Some(session) = core.connections.session_mut(key) else { return };
     session.subscriptions.insert(channel, Seat::new(List::Replaying, 0));
     core.budget.tables_bytes += SUBSCRIPTION_BYTES;

@@ -94,6 +94,15 @@ impl Pending {
         taken.collect()
     }
 
+    /// Forgets the publication of a channel. Returns whether there was one.
+    pub(crate) fn forget(&mut self, channel: &str) -> bool {
+        if !self.newest.contains_key(channel) {
+            return false;
+        }
+        self.order.retain(|waiting| &**waiting != channel);
+        self.remove(channel).is_some()
+    }
+
     fn remove(&mut self, channel: &str) -> Option<SharedFrame> {
         let frame = self.newest.remove(channel)?;
         self.names_bytes -= channel.len();

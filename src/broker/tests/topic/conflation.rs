@@ -156,3 +156,28 @@ fn what_waits_counts_as_memory_of_its_reader() {
     }
     assert_eq!(world.closed, [slow], "it holds the most");
 }
+
+#[test]
+fn what_waits_does_not_come_again_behind_what_was_kept() {
+    let rules = [crate::HistoryRule::new("app", "h.*").messages(100)];
+    let limits = Limits { queue_high_water_bytes: MARK, ..Limits::default() };
+    let mut world = World::new(limits.histories(rules));
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    world.want(slow, "h.*", json!({"pattern": true, "conflate": true}));
+    world.stalled.push(slow);
+    for at in 0..20 {
+        world.put(publisher, "h.a", &large(at));
+    }
+    assert_eq!(world.connection(slow).pending().map(|pending| pending.len()), Some(1));
+    world.send(slow, &message("app", "subscribe", "h.a", "s", &json!({"last": 100})));
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    // Between the publications is the answer to the subscribe.
+    let got = world.take(slow);
+    let got: Vec<_> = got.iter().filter_map(|message| message["payload"][0].as_u64()).collect();
+    let newest = got.iter().filter(|at| **at == 19).count();
+    assert_eq!((newest, got.last()), (1, Some(&19)), "{got:?}");
+    world.put(publisher, "h.a", &json!([20]));
+    assert_eq!(numbers(&world.heard(slow)), [("h.a", 20)]);
+}
