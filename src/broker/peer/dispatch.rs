@@ -190,7 +190,7 @@ fn publish(
     });
     let mut goes_alone = has_meta;
     if needs_a_look {
-        (subscribers, goes_alone) = look_at(core, from, channel, has_meta)?;
+        (subscribers, goes_alone) = look_at(core, from, channel, has_meta, body)?;
     }
     charge(core, from, subscribers, body)?;
     if handlers.filter(core, parts)? == Verdict::Drop {
@@ -285,7 +285,9 @@ fn look_at(
     from: ConnectionKey,
     channel: ChannelKey,
     has_meta: bool,
+    body: &[u8],
 ) -> Result<(usize, bool), Stop> {
+    keeping::check_size(core, channel, body)?;
     match audience::measure(core, channel) {
         Ok(found) => Ok((found.subscribers, has_meta || found.is_one_by_one)),
         Err(obstacle) => {
@@ -378,7 +380,7 @@ fn change_subscription(
     handlers.decide(core);
     let wanted = subscriptions::wanted(core, from, envelope)?;
     let subscribes = envelope.message_type() == MessageType::Subscribe;
-    if wanted.pattern && subscribes && !patterns::charge_first(core, from, application) {
+    if wanted.pattern && subscribes && !patterns::charge(core, from, application, &wanted) {
         return Err(Stop::Held);
     }
     if handlers.filter(core, parts)? == Verdict::Drop {

@@ -139,6 +139,18 @@ fn topic_of(core: &mut Core, channel: ChannelKey) -> Option<&mut Topic> {
     core.router.channels.get_mut(channel)?.topic.as_deref_mut()
 }
 
+/// Checks that a publication on a channel with a history is not too large once it has its place there.
+#[cold]
+pub(crate) fn check_size(core: &Core, channel: ChannelKey, body: &[u8]) -> Result<(), Refusal> {
+    let Some((epoch, offset)) = next_place(core, channel) else { return Ok(()) };
+    let place = Position { epoch: epoch.as_str(), offset };
+    let bytes = place.frame_bytes_max(body) - HEADER_BYTES;
+    if bytes <= core.limits.frame_bytes_max {
+        return Ok(());
+    }
+    Err(refusal::topic::too_large_with_place(bytes, core.limits.frame_bytes_max))
+}
+
 /// Checks that there is room for a publication that is to be the last value of its channel, which may
 /// not exist yet.
 #[cold]
@@ -204,7 +216,7 @@ pub(crate) fn claim(
     }
     core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
     if core.router.channels.len() >= core.limits.channels_max {
-        make_room(core);
+        make_room(core, application);
         if core.router.channels.len() >= core.limits.channels_max {
             branches::note(Branch::ChannelsLimited);
             return Err(refusal::too_many_channels());
@@ -243,16 +255,18 @@ pub(crate) fn prepare(core: &mut Core, channel: ChannelKey) {
     hold(core, channel);
 }
 
-/// Forgets what is kept of the channel that nobody has used for the longest time, if there are as many
-/// channels as there may be.
-fn make_room(core: &mut Core) {
+/// Forgets what is kept of the application's channel that nobody has used for the longest time, if there
+/// are as many channels as there may be. What other applications have stays.
+fn make_room(core: &mut Core, application: ApplicationKey) {
     channels::forget_unused(core);
     if core.router.channels.len() < core.limits.channels_max {
         return;
     }
     core.turn.note_work(core.router.channels.len() / LOOKS_PER_WORK);
     let unused = core.router.channels.iter().filter(|(_, channel)| {
-        channel.references == 1 && channel.topic.as_ref().is_some_and(|topic| topic.holds)
+        channel.application == application
+            && channel.references == 1
+            && channel.topic.as_ref().is_some_and(|topic| topic.holds)
     });
     let now = core.turn.now;
     let oldest = unused.max_by_key(|(_, channel)| {

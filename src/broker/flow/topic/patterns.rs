@@ -15,7 +15,7 @@ use crate::proto::{Envelope, ErrorCode, MessageType};
 
 /// Channels that get a mark with the first pattern of their application: so many are as much work as
 /// a delivery.
-const MARKS_PER_WORK: usize = 16;
+const MARKS_PER_WORK: usize = 4;
 
 /// Subscribes a peer to a pattern, or unsubscribes it. Returns the number of publications that it asks for
 /// of each channel that the pattern matches.
@@ -51,17 +51,23 @@ pub(crate) fn change(
     Ok(Some(last))
 }
 
-/// Charges the turn with the marks of all channels that the first pattern of an application makes.
-/// Returns false if its subscriber has to wait for a later turn.
+/// Charges the turn with the looks at all channels of an application: its first pattern marks them, and
+/// one that asks for what was kept searches them. Returns false if its subscriber has to wait for a
+/// later turn.
 #[cold]
-pub(crate) fn charge_first(
+pub(crate) fn charge(
     core: &mut Core,
     from: ConnectionKey,
     application: ApplicationKey,
+    wanted: &Wanted<'_>,
 ) -> bool {
     let Some(owner) = core.router.applications.get(application) else { return true };
-    let work = owner.channels.len() / MARKS_PER_WORK;
-    if owner.patterns.is_some() || work == 0 {
+    let channels = owner.channels.len();
+    let marks = if owner.patterns.is_none() { channels / MARKS_PER_WORK } else { 0 };
+    let kept = channels.min(core.router.holding);
+    let search = wanted.last.map_or(0, |_| replays::search_work(channels) + kept);
+    let work = marks + search;
+    if work == 0 {
         return true;
     }
     let Some(connection) = core.connections.get_mut(from) else { return true };

@@ -140,6 +140,11 @@ pub(crate) fn kept_channels(
     kept.collect()
 }
 
+/// The work of looking which of so many channels match a pattern.
+pub(crate) fn search_work(channels: usize) -> usize {
+    channels / LOOKS_PER_WORK
+}
+
 /// Sends a connection the newest messages of all channels that its new pattern matches, but for those
 /// that it hears already.
 pub(crate) fn begin_pattern(
@@ -150,7 +155,7 @@ pub(crate) fn begin_pattern(
     last: u32,
 ) {
     let Some(owner) = core.router.applications.get(application) else { return };
-    core.turn.note_work(owner.channels.len() / LOOKS_PER_WORK);
+    core.turn.note_work(search_work(owner.channels.len()));
     let kept = owner.channels.values().filter_map(|channel| {
         let found = core.router.channels.get(*channel)?;
         let (next, _) = newest(found.topic.as_ref()?, last);

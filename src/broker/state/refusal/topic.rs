@@ -24,6 +24,14 @@ pub(crate) fn past_of_subscribed() -> Refusal {
     )
 }
 
+pub(crate) fn too_large_with_place(bytes: usize, bytes_max: usize) -> Refusal {
+    let text = format!(
+        "with its place in the history of the channel, the publication has up to {bytes} bytes, and \
+         {bytes_max} are allowed; publish less at once, or raise the server's --max-frame-bytes"
+    );
+    Refusal::new(ErrorCode::LimitExceeded, text)
+}
+
 pub(crate) fn retained_full() -> Refusal {
     Refusal::new(
         ErrorCode::LimitExceeded,

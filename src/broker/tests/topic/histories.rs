@@ -499,3 +499,28 @@ fn a_thousand_who_come_back_starve_nobody() {
         assert_eq!(numbers(&got[1..]), (1, (1..301).collect()));
     }
 }
+
+#[test]
+fn what_is_too_large_with_its_place_is_refused_and_nothing_is_forgotten() {
+    let limits = keeping(10).frame_bytes_max(1_000);
+    let mut world = World::new(limits);
+    let (from, plain) = (world.topical("from"), world.connected("app", "plain"));
+    world.subscribe(plain, "app", "h.a");
+    world.publish(from, "h.a", 0..3);
+    let framing = message("app", "publish", "h.a", "p", &json!("")).to_string().len();
+    // It is within the limit as it comes.
+    let large = message("app", "publish", "h.a", "p", &json!("x".repeat(1_000 - framing)));
+    assert_eq!(large.to_string().len(), 1_000);
+    for publisher in [from, plain] {
+        world.send(publisher, &large);
+        let refused = world.take(publisher).pop().expect("an answer");
+        assert_eq!(refused["payload"]["code"], "limit_exceeded", "{refused}");
+    }
+    let (answer, got) = world.join(from, "h.a", &json!({"last": 10}));
+    assert_eq!((&answer["offset"], got.len()), (&json!(3), 3));
+    // A channel without a history takes it.
+    let elsewhere = message("app", "publish", "n.a", "p", &json!("x".repeat(1_000 - framing)));
+    world.subscribe(plain, "app", "n.a");
+    world.send(from, &elsewhere);
+    assert_eq!(world.heard(plain).len(), 1);
+}

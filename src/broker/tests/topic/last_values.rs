@@ -150,3 +150,22 @@ fn at_the_bound_of_channels_the_values_that_are_oldest_make_room() {
     left.sort_unstable();
     assert_eq!(left, ["b", "c", "d", "e", "f"]);
 }
+
+#[test]
+fn at_the_bound_of_channels_no_application_takes_what_another_one_keeps() {
+    let mut world = World::new(Limits { channels_max: 3, ..keeping(10) });
+    let key = world.topical("me");
+    for channel in ["a", "b", "c"] {
+        world.retain(key, channel, &json!(channel));
+    }
+    let stranger = world.accept();
+    let connect = json!({"action": "connect", "connection_id": "x", "extensions": ["topic"]});
+    world.send(stranger, &message("other", "request", "system", "c", &connect));
+    world.take(stranger);
+    let mut publication = message("other", "publish", "new", "p", &json!(1));
+    publication["meta"] = json!({"retain": true});
+    world.send(stranger, &publication);
+    world.expect_error(stranger, "limit_exceeded", "p");
+    let (_, got) = world.join(key, ">", &json!({"pattern": true, "last": 1}));
+    assert_eq!(got.len(), 3);
+}
