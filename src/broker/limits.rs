@@ -213,7 +213,8 @@ impl Limits {
 
     /// Unsent bytes at which a connection is closed without any grace, for publications from inside
     /// the process cannot be held back: one frame above the high-water mark, its length prefix
-    /// included.
+    /// included. A connection that conflates may hold one more, where a conflated publication alone is
+    /// over the mark.
     pub fn queue_bytes_max(&self) -> usize {
         self.queue_high_water_bytes
             .saturating_add(HEADER_BYTES)

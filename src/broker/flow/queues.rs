@@ -2,7 +2,8 @@
 
 use super::kept;
 use crate::branches::{self, Branch};
-use crate::broker::state::connection::{Connections, Held, Obstacle};
+use crate::broker::limits::Limits;
+use crate::broker::state::connection::{Connection, Connections, Held, Obstacle};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
@@ -32,7 +33,9 @@ pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> b
     if !connection.takes_messages() {
         return false;
     }
-    if connection.send.len() + frame.len() > queue_bytes_max {
+    if connection.send.len() + frame.len() > queue_bytes_max
+        && !holds_one_conflated(connection, &core.limits)
+    {
         branches::note(Branch::QueueOverBound);
         core.counters.slow_consumers += 1;
         connection.doomed = true;
@@ -47,6 +50,13 @@ pub(crate) fn put(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) -> b
         congest(core, to);
     }
     true
+}
+
+/// Returns whether a queue is over its high-water mark by a single publication that is conflated, which
+/// holds nobody back. As one that is within its mark, it takes one more frame.
+#[cold]
+fn holds_one_conflated(connection: &Connection, limits: &Limits) -> bool {
+    connection.congested.is_none() && connection.send.len() > connection.high_water_bytes(limits)
 }
 
 /// Lets those who wait for a queue that was over its high-water mark go on, if it has drained.

@@ -181,3 +181,23 @@ fn what_waits_does_not_come_again_behind_what_was_kept() {
     world.put(publisher, "h.a", &json!([20]));
     assert_eq!(numbers(&world.heard(slow)), [("h.a", 20)]);
 }
+
+#[test]
+fn a_queue_that_one_conflated_publication_fills_takes_one_more_frame() {
+    let limits = Limits { frame_bytes_max: 3 * MARK, ..world().broker.limits().clone() };
+    let mut world = World::new(limits);
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    world.want(slow, "a", json!({"conflate": true}));
+    world.want(slow, "b", json!({}));
+    world.stalled.push(slow);
+    for channel in ["a", "b", "a", "b"] {
+        world.put(publisher, channel, &json!([1, "x".repeat(5 * MARK / 2)]));
+    }
+    assert!(world.closed.is_empty(), "it had no grace");
+    assert!(world.is_parked(publisher), "the second one of those that are not conflated waits");
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    let got = world.heard(slow);
+    assert_eq!(numbers(&got).iter().map(|(name, _)| *name).collect::<String>(), "abab");
+}
