@@ -512,10 +512,7 @@ impl Broker {
     #[inline]
     pub fn has_work(&self) -> bool {
         let agenda = &self.core.agenda;
-        !agenda.has_no_actions()
-            || !agenda.doomed.is_empty()
-            || !agenda.events.is_empty()
-            || !agenda.undecided.is_empty()
+        !agenda.has_no_actions() || !agenda.is_settled()
     }
 
     /// Calls hooks and closes doomed connections, until neither causes more of the other.

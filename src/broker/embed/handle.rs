@@ -266,10 +266,16 @@ fn check_room(remote: &Remote, payload_bytes: usize) -> Result<(), HandleError> 
 }
 
 /// Logs the reason why a message was not sent, because the thread that posted it does not wait.
+#[inline]
 pub(crate) fn note_unsent(error: Option<SendError>) {
     if let Some(error) = error {
-        crate::trace::unsent(&error.to_string());
+        trace_unsent(&error);
     }
+}
+
+#[cold]
+fn trace_unsent(error: &SendError) {
+    crate::trace::unsent(&error.to_string());
 }
 
 /// The reason why a call of a [`Handle`] failed.

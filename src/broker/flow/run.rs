@@ -36,11 +36,17 @@ impl<'a> Run<'a> {
     /// Returns whether a publication may join the run. The subscribers' queues are then checked for
     /// the run as a whole, as if it were one frame. A run of more than one publication is therefore
     /// never larger than the largest frame.
+    #[inline]
     pub(crate) fn may_take(&self, limits: &Limits, channel: ChannelKey, body: &[u8]) -> bool {
-        self.channel == Some(channel)
-            && self.place_of(body).is_some_and(|(start, end)| {
-                start == self.end && end - self.start <= limits.run_bytes_max()
-            })
+        self.channel == Some(channel) && self.may_grow(limits, body)
+    }
+
+    /// It is apart, because most reads have one publication alone.
+    #[inline(never)]
+    fn may_grow(&self, limits: &Limits, body: &[u8]) -> bool {
+        self.place_of(body).is_some_and(|(start, end)| {
+            start == self.end && end - self.start <= limits.run_bytes_max()
+        })
     }
 
     /// Adds a publication whose frame has this body. Either it may join the run, or the run is empty.

@@ -8,13 +8,14 @@ use super::forms::{Forms, Publication};
 use super::topic::{conflation, publishing, replays};
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
+use crate::broker::limits::Limits;
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
-use crate::broker::state::connection::Obstacle;
+use crate::broker::state::connection::{Obstacle, Session};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::topic::seat::{List, Seat};
-use crate::broker::state::topic::wanted::Wanted;
+use crate::broker::state::topic::wanted::{self, Wanted};
 use crate::proto::{Envelope, ErrorCode, Extensions, OutFrame};
 
 /// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
@@ -45,6 +46,10 @@ pub(crate) fn fan_out(
     let work = core.turn.fan_out_work(subscribers.len(), frames.len());
     if let Some(target) = core.router.channels.get_mut(channel) {
         target.subscribers = subscribers;
+        if reached == 0 {
+            target.unheard += u64::from(publications);
+            core.counters.publications_unheard += u64::from(publications);
+        }
     }
     let deliveries = reached as u64 * u64::from(publications);
     core.counters.publications += u64::from(publications);
@@ -52,9 +57,6 @@ pub(crate) fn fan_out(
     core.counters.frames_out += deliveries;
     core.counters.bytes_out += (reached * frames.len()) as u64;
     core.turn.note_work(work);
-    if reached == 0 {
-        core.note_unheard(channel, publications);
-    }
     reached
 }
 
@@ -111,6 +113,11 @@ pub(crate) fn note_unheard(core: &mut Core, publications: u32) {
 }
 
 /// Subscribes a peer that asks for it.
+#[expect(
+    clippy::inline_always,
+    reason = "most peers want nothing but the subscription, and there is less to do for them"
+)]
+#[inline(always)]
 pub(crate) fn subscribe(
     core: &mut Core,
     from: ConnectionKey,
@@ -121,19 +128,32 @@ pub(crate) fn subscribe(
     let Some(session) = core.connections.session(from) else { return Ok(()) };
     let is_new = !session.subscriptions.contains_key(&channel);
     if is_new {
-        check_room(core, from)?;
+        check_room_of(session, &core.limits)?;
         core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
     } else if wanted.asks_for_past() {
         return Err(refusal::topic::past_of_subscribed());
     }
-    let list = if wanted.conflate { List::Conflating } else { List::Live };
     if !wanted.ack && !wanted.asks_for_past() {
-        add_to(core, from, channel, list);
-        return Ok(());
+        add_as_wanted(core, from, channel, wanted);
+    } else {
+        subscribe_and_answer(core, from, channel, envelope, wanted, is_new);
     }
+    Ok(())
+}
+
+/// Subscribes a peer that wants an answer. It may also want what was kept of the channel.
+#[inline(never)]
+fn subscribe_and_answer(
+    core: &mut Core,
+    from: ConnectionKey,
+    channel: ChannelKey,
+    envelope: &Envelope<'_>,
+    wanted: &Wanted<'_>,
+    is_new: bool,
+) {
     let found = replays::find(core, channel, wanted);
     if is_new && !found.has_replay() {
-        add_to(core, from, channel, list);
+        add_as_wanted(core, from, channel, wanted);
     }
     let knows_places = knows_places(core, from);
     let newest = found.newest.as_ref().filter(|_| knows_places);
@@ -146,9 +166,9 @@ pub(crate) fn subscribe(
     };
     answers::respond(core, from, envelope, &subscribed);
     if is_new && found.has_replay() {
+        let list = if wanted.conflate { List::Conflating } else { List::Live };
         replays::begin(core, from, channel, &found, list);
     }
-    Ok(())
 }
 
 /// Unsubscribes a peer that asks for it.
@@ -188,9 +208,14 @@ pub(crate) fn answer_recovered(core: &mut Core, to: ConnectionKey, envelope: &En
 
 /// Checks that a connection may have another subscription.
 pub(crate) fn check_room(core: &Core, key: ConnectionKey) -> Result<(), Refusal> {
-    let Some(session) = core.connections.session(key) else { return Ok(()) };
+    let session = core.connections.session(key);
+    session.map_or(Ok(()), |session| check_room_of(session, &core.limits))
+}
+
+#[inline]
+fn check_room_of(session: &Session, limits: &Limits) -> Result<(), Refusal> {
     let of_patterns = session.topic.as_ref().map_or(0, |topic| topic.patterns.len());
-    if session.subscriptions.len() + of_patterns >= core.limits.subscriptions_per_connection_max {
+    if session.subscriptions.len() + of_patterns >= limits.subscriptions_per_connection_max {
         branches::note(Branch::SubscriptionsLimited);
         return Err(refusal::too_many_subscriptions());
     }
@@ -202,10 +227,19 @@ pub(crate) fn add(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     add_to(core, key, channel, List::Live);
 }
 
-fn add_to(core: &mut Core, key: ConnectionKey, channel: ChannelKey, list: List) {
-    if list != List::Live {
+#[inline]
+fn add_as_wanted(core: &mut Core, key: ConnectionKey, channel: ChannelKey, wanted: &Wanted<'_>) {
+    if wanted.conflate {
         core.router.ensure_topic(channel);
+        add_to(core, key, channel, List::Conflating);
+    } else {
+        add(core, key, channel);
     }
+}
+
+#[expect(clippy::inline_always, reason = "there is less to do in the list that most are in")]
+#[inline(always)]
+fn add_to(core: &mut Core, key: ConnectionKey, channel: ChannelKey, list: List) {
     let Some(connection) = core.connections.get_mut(key) else { return };
     let congested = u32::from(connection.congested.is_some() && list == List::Live);
     let Some(session) = connection.session_mut() else { return };
@@ -224,9 +258,9 @@ fn add_to(core: &mut Core, key: ConnectionKey, channel: ChannelKey, list: List) 
 pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> bool {
     let Some(connection) = core.connections.get_mut(key) else { return false };
     let congested = connection.congested.is_some();
-    let session = connection.session_mut();
-    let seat = session.and_then(|session| session.subscriptions.remove(&channel));
-    let Some(seat) = seat else { return false };
+    let Some(session) = connection.session_mut() else { return false };
+    let may_be_replayed = session.topic.is_some();
+    let Some(seat) = session.subscriptions.remove(&channel) else { return false };
     if congested
         && seat.is_live()
         && let Some(target) = core.router.channels.get_mut(channel)
@@ -234,7 +268,9 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
         target.congested -= 1;
         queues::wake_first(core, Obstacle::Subscriber(channel));
     }
-    replays::forget(core, key, channel);
+    if may_be_replayed {
+        replays::forget(core, key, channel);
+    }
     remove(core, channel, seat);
     if !seat.is_live() {
         conflation::note_unsubscribed(core, key);
@@ -247,10 +283,11 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
 pub(crate) fn remove(core: &mut Core, channel: ChannelKey, seat: Seat) {
     let Some(target) = core.router.channels.get_mut(channel) else { return };
     core.budget.tables_bytes -= SUBSCRIPTION_BYTES;
-    if seat.list() == List::Replaying {
-        return core.router.release(channel);
-    }
-    let list = target.list_mut(seat.list());
+    let list = match seat.list() {
+        List::Live => &mut target.subscribers,
+        List::Conflating => target.list_mut(List::Conflating),
+        List::Replaying => return core.router.release(channel),
+    };
     list.swap_remove(seat.position());
     if let Some(moved) = list.get(seat.position())
         && let Some(session) = core.connections.session_mut(*moved)
@@ -291,14 +328,23 @@ struct Status {
     status: &'static str,
 }
 
+/// What every peer may ask for in a subscribe or unsubscribe.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) wants_answer: bool,
+    /// It negotiated the extension `topic`, so that it may ask for more.
+    pub(crate) has_topic: bool,
+}
+
 /// Reads the payload of a subscribe or unsubscribe, which may only name its own connection.
-pub(crate) fn wanted<'a>(
+#[inline(never)]
+pub(crate) fn read_own_payload(
     core: &Core,
     from: ConnectionKey,
-    envelope: &Envelope<'a>,
-) -> Result<Wanted<'a>, Refusal> {
+    envelope: &Envelope<'_>,
+) -> Result<Asked, Refusal> {
     let connection = core.connections.get(from);
-    let extensions = connection.map_or(Extensions::NONE, |found| found.extensions);
-    let own = connection.and_then(|found| found.session()).map(|session| &*session.id);
-    Wanted::read(envelope.payload_str(), own, extensions)
+    let has_topic = connection.is_some_and(|it| it.extensions.contains(Extensions::TOPIC));
+    let own = connection.and_then(|it| it.session()).map(|session| &*session.id);
+    Ok(Asked { wants_answer: wanted::wants_answer(envelope.payload_str(), own)?, has_topic })
 }

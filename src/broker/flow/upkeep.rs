@@ -12,10 +12,7 @@ use crate::broker::state::timers::Due;
 /// Returns whether [`settle`] has nothing to do, and there is no news for the hooks.
 #[inline]
 pub(crate) fn is_settled(core: &Core) -> bool {
-    core.agenda.doomed.is_empty()
-        && core.agenda.events.is_empty()
-        && core.agenda.undecided.is_empty()
-        && memory::is_ample(core)
+    core.agenda.is_settled() && memory::is_ample(core)
 }
 
 /// Closes connections that could not be closed while they were iterated over, and checks the memory

@@ -14,6 +14,7 @@ use crate::broker::state::connection::{Obstacle, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
+use crate::broker::state::topic::wanted::Wanted;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, Extensions, MessageType};
 
@@ -138,12 +139,14 @@ fn serve(
     };
     let parts = Parts { envelope, from, channel, meta };
     match message_type {
+        MessageType::Publish if known.is_some() && envelope.meta_str().is_none() => {
+            publish(core, handlers, parts, body, run, false)
+        }
         MessageType::Publish
-            if meta.is_some() || (known.is_none() && !core.limits.histories.is_empty()) =>
+            if envelope.meta_str().is_some() || !core.limits.histories.is_empty() =>
         {
             publish_and_keep(core, handlers, parts, application, body, run)
         }
-        MessageType::Publish if known.is_some() => publish(core, handlers, parts, body, run),
         MessageType::Publish => publish_to_nobody(core, handlers, parts, application, body, run),
         MessageType::Subscribe | MessageType::Unsubscribe => {
             change_subscription(core, handlers, parts, application)
@@ -161,6 +164,7 @@ fn has_no_reader(envelope: &Envelope<'_>) -> bool {
     changes_subscription || envelope.channel_id().matches(SYSTEM)
 }
 
+/// A publication to a channel that exists. One that `is_alone` joins no run.
 #[expect(
     clippy::inline_always,
     reason = "each publication passes here, and a call costs some fifty instructions"
@@ -172,12 +176,12 @@ fn publish(
     parts: Parts<'_>,
     body: &[u8],
     run: &mut Run<'_>,
+    is_alone: bool,
 ) -> Result<(), Stop> {
     let Parts { from, channel, .. } = parts;
     // A filter may publish to the same channel.
-    let has_meta = parts.envelope.meta_str().is_some();
     let may_join =
-        !has_meta && !handlers.has_filter(core) && run.may_take(&core.limits, channel, body);
+        !is_alone && run.may_take(&core.limits, channel, body) && !handlers.has_filter(core);
     if !may_join {
         if !run.deliver(core) {
             return Err(Stop::Held);
@@ -188,9 +192,9 @@ fn publish(
     let (mut subscribers, needs_a_look) = target.map_or((0, false), |channel| {
         (channel.subscribers.len(), channel.congested > 0 || channel.is_topical)
     });
-    let mut goes_alone = has_meta;
+    let mut goes_alone = is_alone;
     if needs_a_look {
-        (subscribers, goes_alone) = look_at(core, from, channel, has_meta, body)?;
+        (subscribers, goes_alone) = look_at(core, from, channel, is_alone, body)?;
     }
     charge(core, from, subscribers, body)?;
     if handlers.filter(core, parts)? == Verdict::Drop {
@@ -212,7 +216,7 @@ fn publish_alone(
     body: &[u8],
     run: &mut Run<'_>,
 ) -> Result<(), Stop> {
-    publish(core, handlers, parts, body, run)
+    publish(core, handlers, parts, body, run, true)
 }
 
 /// A publication with a `meta`, or to a channel that does not exist and may have a history. It may have
@@ -284,12 +288,12 @@ fn look_at(
     core: &mut Core,
     from: ConnectionKey,
     channel: ChannelKey,
-    has_meta: bool,
+    is_alone: bool,
     body: &[u8],
 ) -> Result<(usize, bool), Stop> {
     keeping::check_size(core, channel, body)?;
     match audience::measure(core, channel) {
-        Ok(found) => Ok((found.subscribers, has_meta || found.is_one_by_one)),
+        Ok(found) => Ok((found.subscribers, is_alone || found.is_one_by_one)),
         Err(obstacle) => {
             queues::park(core, from, obstacle);
             Err(Stop::Held)
@@ -375,26 +379,60 @@ fn change_subscription(
     parts: Parts<'_>,
     application: ApplicationKey,
 ) -> Result<(), Stop> {
-    let Parts { envelope, from, mut channel, .. } = parts;
+    let asked = subscriptions::read_own_payload(core, parts.from, parts.envelope)?;
+    let wanted = Wanted::plain(asked.wants_answer);
+    if asked.has_topic {
+        change_with_topic(core, handlers, parts, application, wanted)
+    } else {
+        change_as_wanted(core, handlers, parts, application, &wanted)
+    }
+}
+
+/// Does the same for a peer with the extension `topic`, which may mean a pattern.
+#[cold]
+#[inline(never)]
+fn change_with_topic<'a>(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'a>,
+    application: ApplicationKey,
+    wanted: Wanted<'a>,
+) -> Result<(), Stop> {
+    let Parts { envelope, from, .. } = parts;
     // It may hear through a pattern what it published itself.
     handlers.decide(core);
-    let wanted = subscriptions::wanted(core, from, envelope)?;
+    let wanted = wanted.with_topic(envelope.payload_str())?;
+    if !wanted.pattern {
+        return change_as_wanted(core, handlers, parts, application, &wanted);
+    }
     let subscribes = envelope.message_type() == MessageType::Subscribe;
-    if wanted.pattern && subscribes && !patterns::charge(core, from, application, &wanted) {
+    if subscribes && !patterns::charge(core, from, application, &wanted) {
         return Err(Stop::Held);
     }
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    if wanted.pattern {
-        let last = patterns::change(core, from, application, envelope, &wanted)?;
-        if let Some(last) = last {
-            replay_pattern(core, handlers, parts, application, last);
-        }
+    if let Some(last) = patterns::change(core, from, application, envelope, &wanted)? {
+        replay_pattern(core, handlers, parts, application, last);
+    }
+    Ok(())
+}
+
+#[expect(clippy::inline_always, reason = "there is less to do for a peer without the extension")]
+#[inline(always)]
+fn change_as_wanted(
+    core: &mut Core,
+    handlers: &mut Handlers,
+    parts: Parts<'_>,
+    application: ApplicationKey,
+    wanted: &Wanted<'_>,
+) -> Result<(), Stop> {
+    if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    if !subscribes {
-        subscriptions::unsubscribe(core, from, channel, envelope, &wanted);
+    let Parts { envelope, from, mut channel, .. } = parts;
+    if envelope.message_type() != MessageType::Subscribe {
+        subscriptions::unsubscribe(core, from, channel, envelope, wanted);
         return Ok(());
     }
     // It does not exist yet, or the filter has removed it.
@@ -402,7 +440,7 @@ fn change_subscription(
         let id = envelope.channel_id().decode();
         channel = channels::find_or_claim(core, from, application, &id)?;
     }
-    let done = subscriptions::subscribe(core, from, channel, envelope, &wanted);
+    let done = subscriptions::subscribe(core, from, channel, envelope, wanted);
     if done.is_err() {
         channels::disown_unused(core, from, channel);
     }

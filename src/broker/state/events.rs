@@ -135,6 +135,13 @@ impl Agenda {
         self.flushes.is_empty() && self.actions.is_empty()
     }
 
+    /// Returns whether there is nothing to do before the driver's actions. It is asked after each read, so
+    /// that it takes one branch for all.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.doomed.len() | self.events.len() | self.undecided.len() == 0
+    }
+
     /// Takes the next action for the driver.
     #[inline]
     pub(crate) fn next_action(&mut self) -> Option<Action> {

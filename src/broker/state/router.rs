@@ -371,6 +371,7 @@ impl Channel {
     }
 
     /// Its topic, which it has from now on. The caller counts its memory.
+    #[cold]
     pub(crate) fn topic_mut(&mut self) -> &mut Topic {
         self.is_topical = true;
         self.topic.get_or_insert_default()

@@ -24,16 +24,25 @@ pub(crate) enum Hearers<'a> {
 
 impl<'a> Hearers<'a> {
     /// Finds those who may hear a channel. `None`: nobody does.
+    #[inline]
     pub(crate) fn find(core: &mut Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
+        let application = core.router.application(app_id);
+        match application.and_then(|key| core.router.channel(key, channel_id)) {
+            Some(channel) => Some(Self::OfChannel(channel)),
+            None => Self::find_unlisted(core, app_id, channel_id),
+        }
+    }
+
+    /// Finds those who may hear a channel that does not exist, which may have to exist from now on.
+    #[cold]
+    #[inline(never)]
+    fn find_unlisted(core: &mut Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
         if !core.limits.histories.is_empty()
             && let Some(channel) = keeping::claim_own(core, app_id, channel_id, None).ok().flatten()
         {
             return Some(Self::OfChannel(channel));
         }
         let key = core.router.application(app_id)?;
-        if let Some(channel) = core.router.channel(key, channel_id) {
-            return Some(Self::OfChannel(channel));
-        }
         let application = core.router.applications.get(key)?;
         application.patterns.map(|_| Self::OfPatterns(key, channel_id))
     }
@@ -148,6 +157,8 @@ pub(crate) fn publish_own(
 /// Puts the frames of one publication or of several, which all subscribers get as they are, into the
 /// queues of the subscribers of a channel and of the patterns that match it. Returns how many took
 /// them.
+#[cold]
+#[inline(never)]
 pub(crate) fn fan_out(
     core: &mut Core,
     channel: ChannelKey,

@@ -1,9 +1,7 @@
 //! What a subscribe or unsubscribe asks for.
 
 use crate::broker::state::refusal::{self, Refusal};
-use crate::proto::{
-    EPOCH_BYTES_MAX, Extensions, Member, Position, epoch_of, members, number, only_member,
-};
+use crate::proto::{EPOCH_BYTES_MAX, Member, Position, epoch_of, members, number, only_member};
 
 /// The payload of a subscribe or unsubscribe. Without the extension `topic`, all but `ack` is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,26 +22,15 @@ pub(crate) struct Wanted<'a> {
 const LAST_MAX: u32 = 1 << 31;
 
 impl<'a> Wanted<'a> {
-    /// Reads the payload of a peer whose own id is `own` and that negotiated these extensions. It may
-    /// only subscribe itself.
-    pub(crate) fn read(
-        payload: &'a str,
-        own: Option<&str>,
-        extensions: Extensions,
-    ) -> Result<Self, Refusal> {
-        let ack = match members(payload, ["connection_id", "ack"]) {
-            // Without an id, the message means its own connection.
-            Some([Member::Absent, ack]) => ack,
-            Some([Member::String(id), ack]) if own.is_some_and(|own| id.matches(own)) => ack,
-            Some([Member::String(_), _]) => return Err(refusal::subscribes_another()),
-            _ => return Err(refusal::subscription_payload()),
-        };
-        let plain = Self { ack: ack == Member::True, ..Self::default() };
-        if extensions.contains(Extensions::TOPIC) { plain.with_topic(payload) } else { Ok(plain) }
+    /// What a peer without the extension `topic` can ask for.
+    #[inline]
+    pub(crate) fn plain(ack: bool) -> Self {
+        Self { ack, pattern: false, last: None, since: None, conflate: false }
     }
 
+    /// Reads the rest of the payload of a peer with the extension `topic`.
     #[cold]
-    fn with_topic(self, payload: &'a str) -> Result<Self, Refusal> {
+    pub(crate) fn with_topic(self, payload: &'a str) -> Result<Self, Refusal> {
         let last = member(payload, "last")?.map(|text| {
             let last = number(text).filter(|last| (1..=LAST_MAX.into()).contains(last));
             last.map(|last| last as u32).ok_or_else(|| {
@@ -81,6 +68,21 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// Reads what each peer may say, which only subscribes itself: its own id is `own`. Returns whether it
+/// wants an answer.
+#[inline]
+pub(crate) fn wants_answer(payload: &str, own: Option<&str>) -> Result<bool, Refusal> {
+    match members(payload, ["connection_id", "ack"]) {
+        // Without an id, the message means its own connection.
+        Some([Member::Absent, ack]) => Ok(ack == Member::True),
+        Some([Member::String(id), ack]) if own.is_some_and(|own| id.matches(own)) => {
+            Ok(ack == Member::True)
+        }
+        Some([Member::String(_), _]) => Err(refusal::subscribes_another()),
+        _ => Err(refusal::subscription_payload()),
+    }
+}
+
 fn member<'a>(payload: &'a str, name: &str) -> Result<Option<&'a str>, Refusal> {
     only_member(payload, name).map_err(|_| refusal::topic::wanted_invalid(name, "it once"))
 }
@@ -105,7 +107,8 @@ mod tests {
     use crate::proto::ErrorCode;
 
     fn read(payload: &str) -> Result<Wanted<'_>, ErrorCode> {
-        Wanted::read(payload, Some("me"), Extensions::TOPIC).map_err(|why| why.code)
+        let ack = wants_answer(payload, Some("me")).map_err(|why| why.code)?;
+        Wanted::plain(ack).with_topic(payload).map_err(|why| why.code)
     }
 
     #[test]
@@ -116,9 +119,6 @@ mod tests {
         let all = Wanted { ack: true, pattern: false, last: Some(3), since, conflate: true };
         assert_eq!(read(text), Ok(all));
         assert!(all.asks_for_past());
-        let plain = Wanted { ack: true, ..Wanted::default() };
-        let without = Wanted::read(text, Some("me"), Extensions::CALL.or(Extensions::BINARY));
-        assert_eq!(without.map_err(|why| why.code), Ok(plain));
         assert_eq!(read("{}"), Ok(Wanted::default()));
         let pattern = Wanted { pattern: true, last: Some(1), ..Wanted::default() };
         assert_eq!(read(r#"{"pattern":true,"last":1}"#), Ok(pattern));
