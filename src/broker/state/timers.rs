@@ -79,7 +79,10 @@ pub(crate) struct TimerKey {
 
 impl TimerKey {
     pub(crate) fn deadline(self) -> Duration {
-        Duration::from_nanos(self.deadline_nanos)
+        match self.deadline_nanos {
+            u64::MAX => Duration::MAX,
+            nanos => Duration::from_nanos(nanos),
+        }
     }
 }
 
