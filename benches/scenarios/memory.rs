@@ -21,8 +21,12 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    pub(super) fn with_limits(limits: Limits) -> Self {
         let now = Now { monotonic: Duration::ZERO, unix: Duration::from_secs(1_700_000_000) };
-        let broker = Broker::new(Limits::default(), Access::default(), [7; 32], now);
+        let broker = Broker::new(limits, Access::default(), [7; 32], now);
         Self { broker, now, watched: None, seen: Vec::with_capacity(64 << 10) }
     }
 

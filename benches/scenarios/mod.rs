@@ -6,6 +6,7 @@
 mod encoder;
 mod fan_out;
 mod frames;
+mod history;
 mod memory;
 mod messages;
 mod requests;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         encoder::scenarios(),
         router::scenarios(),
         fan_out::scenarios(),
+        history::scenarios(),
         requests::scenarios(),
     ];
     groups.into_iter().flatten().collect()
