@@ -134,7 +134,7 @@ impl BufferPool {
     /// Does what [`take`](Self::take) does, and is quicker if the smallest size will do.
     #[expect(clippy::inline_always, reason = "each delivery passes here")]
     #[inline(always)]
-    pub(super) fn take_small(&mut self, bytes: usize) -> Vec<u8> {
+    pub(crate) fn take_small(&mut self, bytes: usize) -> Vec<u8> {
         if bytes > SMALLEST_BYTES {
             return self.take(bytes);
         }

@@ -52,7 +52,7 @@ mod part;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses it"))]
 pub(crate) mod pattern;
 #[cfg(feature = "broker")]
-mod placed;
+pub(crate) mod placed;
 pub(crate) mod position;
 mod publication;
 #[cfg_attr(not(feature = "broker"), allow(dead_code, reason = "the broker uses all of it"))]

@@ -134,6 +134,23 @@ impl<'a> OutFrame<'a> {
         }
     }
 
+    /// The body of a single frame, if that lies in one piece.
+    #[inline]
+    pub(crate) fn body(&self) -> Option<&[u8]> {
+        match &self.kind {
+            Kind::Relayed([body, [], []]) => Some(body),
+            _ => self.as_bytes().map(|bytes| &bytes[HEADER_BYTES..]),
+        }
+    }
+
+    /// Gives the pool the frame back, if no queue refers to it.
+    #[inline]
+    pub(crate) fn recycle(self, pool: &mut BufferPool) {
+        if let Kind::Shared(frame) = self.kind {
+            pool.give_shared(frame);
+        }
+    }
+
     /// The shared frame, if this one is shared.
     #[inline]
     pub(crate) fn as_shared(&self) -> Option<&SharedFrame> {

@@ -8,6 +8,66 @@ use super::out_frame::OutFrame;
 /// What a place adds to a frame at most: the punctuation, and an offset of up to 20 digits.
 const PLACE_BYTES_MAX: usize = ",\"meta\":{\"epoch\":\"\",\"offset\":}".len() + 20;
 
+/// The most bytes of an epoch that the server makes.
+const OWN_EPOCH_BYTES_MAX: usize = 12;
+const BEFORE_EPOCH: &[u8] = b",\"meta\":{\"epoch\":\"";
+const BEFORE_OFFSET: &[u8] = b"\",\"offset\":";
+const TAIL_BYTES_MAX: usize = BEFORE_EPOCH.len() + OWN_EPOCH_BYTES_MAX + BEFORE_OFFSET.len() + 22;
+
+/// The end of a publication without a `meta` of its own that has a place in a history. It is written
+/// once, for the history and for the subscribers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    bytes: [u8; TAIL_BYTES_MAX],
+    len: usize,
+}
+
+impl Tail {
+    /// An epoch is as long as those that the server makes.
+    #[inline]
+    pub(crate) fn new(epoch: [u8; OWN_EPOCH_BYTES_MAX], offset: u64) -> Self {
+        const EPOCH_AT: usize = BEFORE_EPOCH.len();
+        const BEHIND_EPOCH: usize = EPOCH_AT + OWN_EPOCH_BYTES_MAX;
+        const OFFSET_AT: usize = BEHIND_EPOCH + BEFORE_OFFSET.len();
+        let mut bytes = [0; TAIL_BYTES_MAX];
+        bytes[..EPOCH_AT].copy_from_slice(BEFORE_EPOCH);
+        bytes[EPOCH_AT..BEHIND_EPOCH].copy_from_slice(&epoch);
+        bytes[BEHIND_EPOCH..OFFSET_AT].copy_from_slice(BEFORE_OFFSET);
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(offset).as_bytes();
+        let end = OFFSET_AT + digits.len();
+        bytes[OFFSET_AT..end].copy_from_slice(digits);
+        bytes[end..end + 2].copy_from_slice(b"}}");
+        Self { bytes, len: end + 2 }
+    }
+
+    /// Returns the bytes of the frame of a publication that came with this body.
+    #[inline]
+    pub(crate) fn frame_bytes(&self, body: &[u8]) -> usize {
+        HEADER_BYTES + end_of(body) + self.len
+    }
+
+    /// Appends that frame.
+    #[inline]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>, body: &[u8]) {
+        let body = &body[..end_of(body)];
+        out.reserve(HEADER_BYTES + body.len() + self.len);
+        out.extend_from_slice(&((body.len() + self.len) as u32).to_be_bytes());
+        out.extend_from_slice(body);
+        out.extend_from_slice(&self.bytes[..self.len]);
+    }
+}
+
+/// Returns the length of a body without its last brace. It is a JSON object, so that it ends with a brace
+/// and blanks.
+#[inline]
+fn end_of(body: &[u8]) -> usize {
+    match body {
+        [.., b'}'] => body.len() - 1,
+        _ => body.iter().rposition(|byte| *byte == b'}').unwrap_or(0),
+    }
+}
+
 impl Position<'_> {
     /// Returns the bytes that a frame with this body has at most.
     #[inline]
@@ -23,19 +83,14 @@ impl Position<'_> {
         out.extend_from_slice(&[0; HEADER_BYTES]);
         let behind = match meta {
             None => {
-                // The body is a JSON object, so that it ends with a brace and blanks.
-                let end = match body {
-                    [.., b'}'] => body.len() - 1,
-                    _ => body.iter().rposition(|byte| *byte == b'}').unwrap_or(0),
-                };
-                out.extend_from_slice(&body[..end]);
-                out.extend_from_slice(b",\"meta\":{\"epoch\":\"");
+                out.extend_from_slice(&body[..end_of(body)]);
+                out.extend_from_slice(BEFORE_EPOCH);
                 &b"}}"[..]
             }
             Some(meta) => Self::begin_within(out, body, meta),
         };
         out.extend_from_slice(self.epoch.as_bytes());
-        out.extend_from_slice(b"\",\"offset\":");
+        out.extend_from_slice(BEFORE_OFFSET);
         out.extend_from_slice(itoa::Buffer::new().format(self.offset).as_bytes());
         out.extend_from_slice(behind);
         let body_bytes = out.len() - start - HEADER_BYTES;
@@ -90,6 +145,24 @@ mod tests {
         let text = str::from_utf8(text).unwrap();
         serde_json::from_str::<serde_json::Value>(text).unwrap();
         text.to_owned()
+    }
+
+    #[test]
+    fn the_end_is_written_as_the_place_is() {
+        for body in [r#"{"payload":1}"#, "{\"payload\":{}} \n "] {
+            for offset in [1, 9, 10, 12_345, u64::MAX] {
+                let (mut expected, mut out) = (Vec::new(), b"before".to_vec());
+                Position { epoch: "0123456789ab", offset }.append_to(
+                    &mut expected,
+                    body.as_bytes(),
+                    None,
+                );
+                let tail = Tail::new(*b"0123456789ab", offset);
+                tail.append_to(&mut out, body.as_bytes());
+                assert_eq!(&out[b"before".len()..], expected);
+                assert_eq!(tail.frame_bytes(body.as_bytes()), expected.len());
+            }
+        }
     }
 
     #[test]

@@ -38,6 +38,10 @@ pub(crate) struct Connections {
     pub(crate) queue_bytes_max: usize,
 }
 
+/// See [`Connections::begin_round`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round(u32);
+
 /// One connection as the broker sees it.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
@@ -303,19 +307,19 @@ impl Connections {
     /// Begins a round, in which each connection is reached once at most although several lists may have
     /// it.
     #[inline]
-    pub(crate) fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self) -> Round {
         self.round = self.round.wrapping_add(1);
         if self.round == 0 {
             self.table.values_mut().for_each(|connection| connection.round = 0);
             self.round = 1;
         }
+        Round(self.round)
     }
 
-    /// Returns whether a connection is reached for the first time in this round.
+    /// Returns whether a connection is there, and is reached for the first time in a round.
     #[inline]
-    pub(crate) fn is_first_of_round(&mut self, key: ConnectionKey) -> bool {
-        let Some(connection) = self.table.get_mut(key) else { return false };
-        std::mem::replace(&mut connection.round, self.round) != self.round
+    pub(crate) fn is_first(&mut self, key: ConnectionKey, round: Round) -> bool {
+        self.table.get_mut(key).is_some_and(|connection| connection.is_first(round))
     }
 
     /// Moves a connection to a later stage.
@@ -382,6 +386,12 @@ fn is_superseded(table: &Table, key: ConnectionKey) -> bool {
 }
 
 impl Connection {
+    /// Returns whether it is reached for the first time in a round.
+    #[inline]
+    pub(crate) fn is_first(&mut self, round: Round) -> bool {
+        std::mem::replace(&mut self.round, round.0) != round.0
+    }
+
     #[inline]
     pub(crate) fn new(now: Duration, frame_bytes_max: usize) -> Self {
         Self {

@@ -269,6 +269,7 @@ impl Router {
     }
 
     /// Takes a list of a channel out of it while it is gone through. `None`: it is empty.
+    #[inline]
     pub(crate) fn take_list(&mut self, key: ChannelKey, list: List) -> Option<Vec<ConnectionKey>> {
         let channel = self.channels.get_mut(key)?;
         let list = match list {
@@ -279,6 +280,7 @@ impl Router {
         (!list.is_empty()).then(|| std::mem::take(list))
     }
 
+    #[inline]
     pub(crate) fn put_list(&mut self, key: ChannelKey, list: List, keys: Vec<ConnectionKey>) {
         if let Some(channel) = self.channels.get_mut(key) {
             *channel.list_mut(list) = keys;
@@ -363,6 +365,7 @@ impl Channel {
     }
 
     /// One of its lists of subscribers.
+    #[inline]
     pub(crate) fn list_mut(&mut self, list: List) -> &mut Vec<ConnectionKey> {
         match list {
             List::Live => &mut self.subscribers,

@@ -56,6 +56,12 @@ pub(crate) struct Matches {
 }
 
 impl Matches {
+    /// Returns whether they were looked up since the application has had patterns.
+    #[inline]
+    pub(crate) fn is_any(&self) -> bool {
+        self.generation > 0
+    }
+
     /// Returns whether they are what a tree has now.
     #[inline]
     pub(crate) fn is_of(&self, tree: &Tree) -> bool {

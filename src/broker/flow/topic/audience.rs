@@ -1,7 +1,7 @@
 //! Who hears a publication on a topical channel: the subscribers of the channel and those of all
 //! patterns that match its name.
 
-use crate::broker::state::connection::Obstacle;
+use crate::broker::state::connection::{Obstacle, Round};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
 use crate::broker::state::router::Channel;
@@ -39,6 +39,9 @@ pub(crate) fn measure(core: &mut Core, channel: ChannelKey) -> Result<Extent, Ob
     let subscribers = target.subscribers.len() + topic.map_or(0, |topic| topic.conflating.len());
     let is_one_by_one = topic.is_some_and(|topic| topic.is_one_by_one());
     let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
+    if tree.is_none() {
+        return Ok(Extent { subscribers, is_one_by_one });
+    }
     if let (Some(tree), Some(topic)) = (tree, topic)
         && topic.matches.is_of(tree)
         && topic.matches.counted_at == tree.changes
@@ -92,7 +95,8 @@ pub(crate) fn is_one_by_one(core: &mut Core, channel: ChannelKey) -> bool {
         return true;
     }
     let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
-    if let (Some(tree), Some(topic)) = (tree, &target.topic)
+    let Some(tree) = tree else { return false };
+    if let Some(topic) = &target.topic
         && topic.matches.is_of(tree)
     {
         return topic.matches.conflate;
@@ -110,7 +114,14 @@ pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
     let Some(target) = router.channels.get_mut(channel) else { return none };
     let Some(tree) = router.applications.get(target.application).and_then(|own| own.patterns)
     else {
-        forget(core, channel);
+        // A channel with a history stays topical.
+        if target
+            .topic
+            .as_ref()
+            .is_none_or(|topic| topic.history.is_none() || topic.matches.is_any())
+        {
+            forget(core, channel);
+        }
         return none;
     };
     if let Some(topic) = &mut target.topic
@@ -196,64 +207,79 @@ pub(crate) fn give_back(core: &mut Core, matching: Matching) {
     }
 }
 
-/// Calls a function for each subscriber of the channel and of the patterns, and for none twice. One
-/// that conflates by one of its subscriptions conflates. The function is told whether it hears the
-/// channel through a pattern. Returns how many of them took the publication,
-/// and how many there are.
+/// One who hears a publication.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hearer {
+    pub(crate) key: ConnectionKey,
+    pub(crate) list: List,
+    /// It hears the channel through a pattern.
+    pub(crate) by_pattern: bool,
+    /// Whoever delivers marks the connection, and delivers nothing if it is not the first time.
+    pub(crate) round: Round,
+}
+
+/// What is done for each of them. It is no closure, because only a method can be written into the loops.
+pub(crate) trait Deliver {
+    /// Delivers to one, if it is reached for the first time. Returns whether it was delivered.
+    fn deliver(&mut self, core: &mut Core, to: Hearer) -> bool;
+}
+
+/// Delivers to each subscription of the channel and of the patterns. One that conflates by one of its
+/// subscriptions conflates. Returns the number of deliveries, and of subscriptions.
 pub(crate) fn for_each(
     core: &mut Core,
     channel: Option<ChannelKey>,
     matching: &Matching,
-    mut deliver: impl FnMut(&mut Core, ConnectionKey, List, bool) -> bool,
+    to: &mut impl Deliver,
 ) -> (usize, usize) {
-    core.connections.begin_round();
-    if let Some(channel) = channel
-        && is_replaying(core, channel)
-        && let Some(topic) =
-            core.router.channels.get(channel).and_then(|found| found.topic.as_ref())
-    {
-        // It waits for them in what is kept.
-        topic.replaying.iter().for_each(|key| _ = core.connections.is_first_of_round(*key));
+    let found = channel.and_then(|channel| core.router.channels.get(channel));
+    let (mut conflates, mut is_replaying) = (matching.conflate, false);
+    if let Some(Channel { topic: Some(topic), .. }) = found {
+        conflates |= !topic.conflating.is_empty();
+        is_replaying = !topic.replaying.is_empty();
     }
-    let (mut reached, mut asked) = (0, 0);
-    let conflates = match channel.and_then(|channel| core.router.channels.get(channel)) {
-        Some(Channel { topic: Some(topic), .. }) => !topic.conflating.is_empty(),
-        _ => false,
-    };
-    let lists = if conflates || matching.conflate {
-        &[List::Conflating, List::Live][..]
-    } else {
-        &[List::Live]
-    };
+    let round = begin_round(core, channel, is_replaying);
+    let (mut taken, mut all) = (0, 0);
+    let lists = if conflates { &[List::Conflating, List::Live][..] } else { &[List::Live] };
     for &list in lists {
         if let Some(channel) = channel
             && let Some(keys) = core.router.take_list(channel, list)
         {
+            all += keys.len();
             for key in &keys {
-                if core.connections.is_first_of_round(*key) {
-                    asked += 1;
-                    reached += usize::from(deliver(core, *key, list, false));
-                }
+                let hearer = Hearer { key: *key, list, by_pattern: false, round };
+                taken += usize::from(to.deliver(core, hearer));
             }
             core.router.put_list(channel, list, keys);
         }
         for node in &matching.nodes {
             if let Some(key) = core.router.patterns.only(*node, list) {
-                if core.connections.is_first_of_round(key) {
-                    asked += 1;
-                    reached += usize::from(deliver(core, key, list, true));
-                }
+                all += 1;
+                let hearer = Hearer { key, list, by_pattern: true, round };
+                taken += usize::from(to.deliver(core, hearer));
                 continue;
             }
             let Some(keys) = core.router.patterns.take_list(*node, list) else { continue };
+            all += keys.len();
             for key in &keys {
-                if core.connections.is_first_of_round(*key) {
-                    asked += 1;
-                    reached += usize::from(deliver(core, *key, list, true));
-                }
+                let hearer = Hearer { key: *key, list, by_pattern: true, round };
+                taken += usize::from(to.deliver(core, hearer));
             }
             core.router.patterns.put_list(*node, list, keys);
         }
     }
-    (reached, asked)
+    (taken, all)
+}
+
+/// Begins a round in which those are not reached that wait for the publication in what is kept.
+#[inline]
+fn begin_round(core: &mut Core, channel: Option<ChannelKey>, is_replaying: bool) -> Round {
+    let round = core.connections.begin_round();
+    if is_replaying
+        && let Some(found) = channel.and_then(|channel| core.router.channels.get(channel))
+        && let Some(topic) = &found.topic
+    {
+        topic.replaying.iter().for_each(|key| _ = core.connections.is_first(*key, round));
+    }
+    round
 }

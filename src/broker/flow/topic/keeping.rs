@@ -19,70 +19,127 @@ use crate::broker::state::timers::{Due, Moment};
 use crate::broker::state::topic::Topic;
 use crate::broker::state::topic::history::{Bounds, Epoch};
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, ErrorCode, Meta, OutFrame, Position};
+use crate::proto::placed::Tail;
+use crate::proto::{BufferPool, COPY_BYTES_MAX, Envelope, ErrorCode, Meta, OutFrame, Position};
 
 /// The form in which peers with the extension get publications of a channel with a history.
-pub(crate) enum Placed {
+pub(crate) enum Placed<'a> {
     /// The channel has no history.
     Not,
     /// A frame would be too large with its place.
     TooLarge,
+    /// A small one, which is written when the first of them gets it.
+    Small(&'a [u8], Tail),
     Frames(OutFrame<'static>),
+}
+
+impl Placed<'_> {
+    /// Returns the frames, unless they would be too large.
+    #[inline]
+    pub(crate) fn frames(&mut self, pool: &mut BufferPool) -> Option<&OutFrame<'static>> {
+        if matches!(self, Self::Small(..)) {
+            self.write(pool);
+        }
+        match self {
+            Self::Frames(frames) => Some(frames),
+            _ => None,
+        }
+    }
+
+    #[inline(never)]
+    fn write(&mut self, pool: &mut BufferPool) {
+        if let Self::Small(body, tail) = self {
+            let mut bytes = pool.take_small(tail.frame_bytes(body));
+            tail.append_to(&mut bytes, body);
+            *self = Self::Frames(OutFrame::shared(pool.share(bytes)));
+        }
+    }
+
+    /// Gives the pool back what no queue refers to.
+    #[inline]
+    pub(crate) fn recycle(self, pool: &mut BufferPool) {
+        if let Self::Frames(frames) = self {
+            frames.recycle(pool);
+        }
+    }
 }
 
 /// Gives publications without a `meta` their places in the history of their channel, and keeps them.
 #[inline]
-pub(crate) fn place(
+pub(crate) fn place<'a>(
     core: &mut Core,
     channel: ChannelKey,
-    frames: &OutFrame<'_>,
+    frames: &'a OutFrame<'_>,
     publications: u32,
-) -> Placed {
+) -> Placed<'a> {
     let found = core.router.channels.get_mut(channel);
     let Some(topic) = found.and_then(|found| found.topic.as_deref_mut()) else {
         return Placed::Not;
     };
     let Some(history) = topic.history.as_deref_mut() else { return Placed::Not };
-    let shared;
-    let bytes = if let Some(bytes) = frames.as_bytes() {
-        bytes
-    } else {
-        shared = frames.to_shared(&mut core.pool);
-        shared.as_bytes().unwrap_or_default()
-    };
     let now = core.turn.now.monotonic.into();
-    let epoch = history.epoch();
-    let position = |offset| Position { epoch: epoch.as_str(), offset };
-    let placed_max = frames.len() + publications as usize * position(0).frame_bytes_max(&[]);
-    let mut placed = core.pool.take(placed_max);
-    if publications == 1 {
-        position(history.next_offset()).append_to(&mut placed, &bytes[HEADER_BYTES..], None);
-        if placed.len() - HEADER_BYTES > core.limits.frame_bytes_max {
-            core.pool.give(placed);
-            history.skip(&mut core.pool);
-            settle(core, channel);
-            return Placed::TooLarge;
+    if publications == 1
+        && let Some(body) = frames.body()
+    {
+        let tail = Tail::new(history.epoch().0, history.next_offset());
+        let bytes = tail.frame_bytes(body);
+        if bytes <= COPY_BYTES_MAX && bytes - HEADER_BYTES <= core.limits.frame_bytes_max {
+            history.push_placed(body, &tail, now, &mut core.pool);
+            if topic.is_unsettled() {
+                settle(core, channel);
+            }
+            return Placed::Small(body, tail);
         }
-        let placed = OutFrame::shared(core.pool.share(placed));
-        history.push(&placed, false, now, &mut core.pool);
-        if topic.is_unsettled() {
-            settle(core, channel);
-        }
-        return Placed::Frames(placed);
     }
-    // A run is of small frames, which are far from the limit.
-    let mut rest = bytes;
+    place_frames(core, channel, frames, publications)
+}
+
+/// Does the same for a run, and for a large publication, which the history shares with the queues.
+#[inline(never)]
+fn place_frames(
+    core: &mut Core,
+    channel: ChannelKey,
+    frames: &OutFrame<'_>,
+    publications: u32,
+) -> Placed<'static> {
+    let found = core.router.channels.get_mut(channel);
+    let Some(topic) = found.and_then(|found| found.topic.as_deref_mut()) else {
+        return Placed::Not;
+    };
+    let Some(history) = topic.history.as_deref_mut() else { return Placed::Not };
+    let now = core.turn.now.monotonic.into();
+    let whole = frames.as_bytes().is_none().then(|| frames.to_shared(&mut core.pool));
+    let mut rest = whole.as_ref().unwrap_or(frames).as_bytes().unwrap_or_default();
+    let place_max = Tail::new(history.epoch().0, u64::MAX).frame_bytes(b"");
+    let mut placed = core.pool.take(frames.len() + publications as usize * place_max);
     while let Some((length, behind)) = rest.split_first_chunk::<HEADER_BYTES>()
         && let Some((body, behind)) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)
     {
-        let start = placed.len();
-        position(history.next_offset()).append_to(&mut placed, body, None);
-        history.push(&OutFrame::whole(&placed[start..]), false, now, &mut core.pool);
         rest = behind;
+        let tail = Tail::new(history.epoch().0, history.next_offset());
+        tail.append_to(&mut placed, body);
+        if publications > 1 {
+            history.push_placed(body, &tail, now, &mut core.pool);
+        }
     }
     let placed = OutFrame::shared(core.pool.share(placed));
+    // A run is of small frames, which are far from the limit.
+    let is_too_large =
+        publications == 1 && placed.len() - HEADER_BYTES > core.limits.frame_bytes_max;
+    if is_too_large {
+        history.skip(&mut core.pool);
+    } else if publications == 1 {
+        history.push(&placed, false, now, &mut core.pool);
+    }
     if topic.is_unsettled() {
         settle(core, channel);
+    }
+    if let Some(whole) = whole {
+        whole.recycle(&mut core.pool);
+    }
+    if is_too_large {
+        placed.recycle(&mut core.pool);
+        return Placed::TooLarge;
     }
     Placed::Frames(placed)
 }

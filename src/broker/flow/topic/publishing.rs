@@ -1,15 +1,15 @@
 //! What a publication does on a topical channel.
 
-use super::audience::{self, Matching};
+use super::audience::{self, Deliver, Hearer, Matching};
 use super::keeping::{self, Placed};
 use super::{conflation, replays, verdicts};
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::keys::{ApplicationKey, ChannelKey};
 use crate::broker::state::topic::seat::List;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::{Envelope, Extensions, OutFrame, Position};
+use crate::proto::{BufferPool, Envelope, Extensions, OutFrame, Position};
 
 /// From this many subscribers on it is cheaper that their queues refer to one copy of a small frame.
 const SHARED_BY_MIN: usize = 4;
@@ -92,26 +92,14 @@ fn deliver(
     publication: &Publication<'_>,
 ) -> usize {
     let name = publication.envelope.channel_id().decode();
-    let mut forms = Forms::new(publication, matching.nodes.len() >= SHARED_BY_MIN);
+    let forms = Forms::new(publication, matching.nodes.len() >= SHARED_BY_MIN);
+    let mut each = InForms { forms, name: &name, again: 0 };
     if let Some(channel) = channel {
-        keeping::keep(core, channel, &mut forms);
+        keeping::keep(core, channel, &mut each.forms);
     }
     let undecided_before = core.agenda.undecided.len();
-    let (reached, asked) =
-        audience::for_each(core, channel, matching, |core, key, list, by_pattern| {
-            let Some(frame) = forms.of(core, key) else {
-                core.counters.publications_too_large += 1;
-                return false;
-            };
-            if by_pattern && let Some(is_taken) = verdicts::stop(core, key, &name, list, frame, 1) {
-                return is_taken;
-            }
-            match list {
-                List::Live | List::Replaying => queues::push(core, key, frame),
-                List::Conflating => conflation::push(core, key, &name, frame),
-            }
-        });
-    let work = core.turn.fan_out_work(asked, publication.body.len());
+    let (reached, all) = audience::for_each(core, channel, matching, &mut each);
+    let work = core.turn.fan_out_work(all - each.again, publication.body.len());
     core.turn.note_work(work);
     core.counters.publications += 1;
     core.counters.deliveries += (reached - waiting(core, undecided_before)) as u64;
@@ -122,16 +110,39 @@ fn deliver(
     reached
 }
 
+/// A publication in the form that each subscriber takes.
+struct InForms<'a> {
+    forms: Forms<'a>,
+    name: &'a str,
+    /// Subscriptions of those who have it already.
+    again: usize,
+}
+
+impl Deliver for InForms<'_> {
+    fn deliver(&mut self, core: &mut Core, to: Hearer) -> bool {
+        let Hearer { key, list, by_pattern, round } = to;
+        if !core.connections.is_first(key, round) {
+            self.again += 1;
+            return false;
+        }
+        let Some(frame) = self.forms.of(core, key) else {
+            core.counters.publications_too_large += 1;
+            return false;
+        };
+        if by_pattern && let Some(is_taken) = verdicts::stop(core, key, self.name, list, frame, 1) {
+            return is_taken;
+        }
+        match list {
+            List::Live | List::Replaying => queues::push(core, key, frame),
+            List::Conflating => conflation::push(core, key, self.name, frame),
+        }
+    }
+}
+
 /// Returns how many of those that a publication reaches wait for the filter. They are counted when it is
 /// delivered to them.
 fn waiting(core: &Core, undecided_before: usize) -> usize {
     core.agenda.undecided.len() - undecided_before
-}
-
-#[inline]
-fn knows_places(core: &Core, key: ConnectionKey) -> bool {
-    let connection = core.connections.get(key);
-    connection.is_some_and(|found| found.extensions.contains(Extensions::TOPIC))
 }
 
 /// Delivers one publication of the process itself by itself. `None`: it has no ids that a peer could
@@ -152,6 +163,119 @@ pub(crate) fn publish_own(
             publish_unlisted(core, application, name, &publication)
         }
     })
+}
+
+/// Publications that all subscribers get as they are.
+struct AsTheyAre<'a> {
+    frames: &'a OutFrame<'a>,
+    /// Subscriptions of those who have them already.
+    again: usize,
+}
+
+impl Deliver for AsTheyAre<'_> {
+    #[expect(clippy::inline_always, reason = "each delivery passes here")]
+    #[inline(always)]
+    fn deliver(&mut self, core: &mut Core, to: Hearer) -> bool {
+        queues::put_picked(core, to.key, |connection, _| {
+            if connection.is_first(to.round) {
+                Some(self.frames)
+            } else {
+                self.again += 1;
+                None
+            }
+        })
+    }
+}
+
+/// The copies of publications without a `meta` on a channel with a history, or where the filter is asked
+/// about it. Each is made when the first subscriber needs it.
+struct Copies<'a> {
+    frames: &'a OutFrame<'a>,
+    publications: u32,
+    /// The channel's name, if the filter is asked.
+    name: Option<&'a str>,
+    /// Many queues are to refer to one copy.
+    is_shared: bool,
+    shared: Option<OutFrame<'static>>,
+    placed: Placed<'a>,
+    again: usize,
+    too_large: usize,
+    bytes_out: usize,
+}
+
+impl Deliver for Copies<'_> {
+    #[expect(clippy::inline_always, reason = "each delivery passes here")]
+    #[inline(always)]
+    fn deliver(&mut self, core: &mut Core, to: Hearer) -> bool {
+        if to.by_pattern && self.name.is_some() {
+            return self.deliver_if_allowed(core, to);
+        }
+        let mut bytes = 0;
+        let is_taken = queues::put_picked(core, to.key, |connection, pool| {
+            if !connection.is_first(to.round) {
+                self.again += 1;
+                return None;
+            }
+            let own = self.of(connection.extensions, pool)?;
+            bytes = own.len();
+            Some(own)
+        });
+        if is_taken {
+            self.bytes_out += bytes;
+        }
+        is_taken
+    }
+}
+
+impl Copies<'_> {
+    /// Returns the one for a subscriber with these extensions, unless that would be too large.
+    #[expect(clippy::inline_always, reason = "each delivery passes here")]
+    #[inline(always)]
+    fn of(&mut self, extensions: Extensions, pool: &mut BufferPool) -> Option<&OutFrame<'_>> {
+        if extensions.contains(Extensions::TOPIC) && !matches!(self.placed, Placed::Not) {
+            let placed = self.placed.frames(pool);
+            self.too_large += usize::from(placed.is_none());
+            return placed;
+        }
+        if self.is_shared && self.shared.is_none() {
+            self.share(pool);
+        }
+        Some(self.shared.as_ref().unwrap_or(self.frames))
+    }
+
+    #[inline(never)]
+    fn share(&mut self, pool: &mut BufferPool) {
+        self.shared = Some(self.frames.to_shared(pool));
+    }
+
+    /// Delivers to one that hears the channel through a pattern, if the filter allows it.
+    #[cold]
+    fn deliver_if_allowed(&mut self, core: &mut Core, to: Hearer) -> bool {
+        let Hearer { key, list, round, .. } = to;
+        if !core.connections.is_first(key, round) {
+            self.again += 1;
+            return false;
+        }
+        let (publications, name) = (self.publications, self.name.unwrap_or_default());
+        let extensions = core.connections.get(key).map(|found| found.extensions);
+        let Some(own) = self.of(extensions.unwrap_or_default(), &mut core.pool) else {
+            return false;
+        };
+        if let Some(is_taken) = verdicts::stop(core, key, name, list, own, publications) {
+            return is_taken;
+        }
+        let (bytes, is_taken) = (own.len(), queues::put(core, key, own));
+        self.bytes_out += if is_taken { bytes } else { 0 };
+        is_taken
+    }
+
+    /// Gives the pool back what no queue refers to.
+    fn recycle(self, pool: &mut BufferPool) {
+        self.placed.recycle(pool);
+        if let Some(shared) = self.shared {
+            shared.recycle(pool);
+        }
+    }
 }
 
 /// Puts the frames of one publication or of several, which all subscribers get as they are, into the
@@ -183,37 +307,39 @@ pub(crate) fn fan_out(
     let matching = audience::take(core, channel);
     let of_channel = core.router.channels.get(channel).map_or(0, |found| found.subscribers.len());
     let is_shared = of_channel + matching.nodes.len() >= SHARED_BY_MIN;
-    let shared = is_shared.then(|| frames.to_shared(&mut core.pool));
-    let frames = shared.as_ref().unwrap_or(frames);
-    let mut placed_bytes = 0;
     let undecided_before = core.agenda.undecided.len();
-    let (reached, asked) =
-        audience::for_each(core, Some(channel), &matching, |core, key, list, by_pattern| {
-            let own = match &placed {
-                Placed::Frames(placed) if knows_places(core, key) => placed,
-                Placed::TooLarge if knows_places(core, key) => {
-                    core.counters.publications_too_large += 1;
-                    return false;
-                }
-                _ => frames,
-            };
-            if by_pattern
-                && let Some(name) = &name
-                && let Some(is_taken) = verdicts::stop(core, key, name, list, own, publications)
-            {
-                return is_taken;
-            }
-            placed_bytes += own.len() - frames.len();
-            queues::put(core, key, own)
-        });
+    let (reached, all, again, bytes_out);
+    if matches!(placed, Placed::Not) && name.is_none() {
+        let shared = is_shared.then(|| frames.to_shared(&mut core.pool));
+        let frames = shared.as_ref().unwrap_or(frames);
+        let mut each = AsTheyAre { frames, again: 0 };
+        (reached, all) = audience::for_each(core, Some(channel), &matching, &mut each);
+        (again, bytes_out) = (each.again, reached * frames.len());
+    } else {
+        let mut each = Copies {
+            frames,
+            publications,
+            name: name.as_deref(),
+            is_shared,
+            shared: None,
+            placed,
+            again: 0,
+            too_large: 0,
+            bytes_out: 0,
+        };
+        (reached, all) = audience::for_each(core, Some(channel), &matching, &mut each);
+        (again, bytes_out) = (each.again, each.bytes_out);
+        core.counters.publications_too_large += each.too_large as u64;
+        each.recycle(&mut core.pool);
+    }
     audience::give_back(core, matching);
     let delivered = reached - waiting(core, undecided_before);
     let deliveries = delivered as u64 * u64::from(publications);
     core.counters.publications += u64::from(publications);
     core.counters.deliveries += deliveries;
     core.counters.frames_out += deliveries;
-    core.counters.bytes_out += (delivered * frames.len() + placed_bytes) as u64;
-    let work = core.turn.fan_out_work(asked, frames.len());
+    core.counters.bytes_out += bytes_out as u64;
+    let work = core.turn.fan_out_work(all - again, frames.len());
     core.turn.note_work(work);
     if reached == 0 {
         core.note_unheard(channel, publications);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::broker::history_rule::HistoryRule;
 use crate::broker::state::encoder::EPOCH_BYTES;
 use crate::broker::state::timers::Moment;
+use crate::proto::placed::Tail;
 use crate::proto::{BufferPool, COPY_BYTES_MAX, OutFrame, SharedFrame};
 
 /// Names one ring: letters and digits. It is another one whenever a ring is made anew.
@@ -199,24 +200,71 @@ impl History {
         now: Moment,
         pool: &mut BufferPool,
     ) {
-        self.forget_old(now, pool);
         let bytes = frame.len();
-        while self.entries.len() >= self.bounds.messages || self.bytes + bytes > self.bounds.bytes {
-            if !self.forget_first(pool) {
-                // It does not fit by itself.
-                return self.skip(pool);
-            }
+        if !self.clear_the_way(bytes, now, pool) {
+            return;
         }
         let place = match frame.as_shared() {
             Some(shared) if bytes > COPY_BYTES_MAX => Place::Own(shared.clone()),
             _ => {
-                if self.open.capacity() - self.open.len() < bytes {
-                    self.make_room(bytes, pool);
-                }
-                frame.append_to(&mut self.open);
+                frame.append_to(self.chunk_for(bytes, pool));
                 Place::Chunk { number: self.open_chunk(), end: self.open.len() as u32 }
             }
         };
+        self.enter(bytes, has_attachments, now, place, pool);
+    }
+
+    /// Does the same for a publication without attachments and a `meta` of its own, which is copied.
+    #[inline]
+    pub(crate) fn push_placed(
+        &mut self,
+        body: &[u8],
+        tail: &Tail,
+        now: Moment,
+        pool: &mut BufferPool,
+    ) {
+        let bytes = tail.frame_bytes(body);
+        if !self.clear_the_way(bytes, now, pool) {
+            return;
+        }
+        tail.append_to(self.chunk_for(bytes, pool), body);
+        let place = Place::Chunk { number: self.open_chunk(), end: self.open.len() as u32 };
+        self.enter(bytes, false, now, place, pool);
+    }
+
+    /// Forgets what is over the bounds with another publication of this size. Returns whether that is
+    /// kept; if not, it has been counted.
+    #[inline]
+    fn clear_the_way(&mut self, bytes: usize, now: Moment, pool: &mut BufferPool) -> bool {
+        self.forget_old(now, pool);
+        while self.entries.len() >= self.bounds.messages || self.bytes + bytes > self.bounds.bytes {
+            if !self.forget_first(pool) {
+                // It does not fit by itself.
+                self.skip(pool);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns the open chunk, which has room for so many bytes.
+    #[inline]
+    fn chunk_for(&mut self, bytes: usize, pool: &mut BufferPool) -> &mut Vec<u8> {
+        if self.open.capacity() - self.open.len() < bytes {
+            self.make_room(bytes, pool);
+        }
+        &mut self.open
+    }
+
+    #[inline]
+    fn enter(
+        &mut self,
+        bytes: usize,
+        has_attachments: bool,
+        now: Moment,
+        place: Place,
+        pool: &mut BufferPool,
+    ) {
         if self.entries.len() == self.entries.capacity() {
             self.grow(pool);
         }
@@ -257,6 +305,7 @@ impl History {
     }
 
     /// Forgets the oldest message. Returns whether there was one.
+    #[inline]
     pub(crate) fn forget_first(&mut self, pool: &mut BufferPool) -> bool {
         let Some(entry) = self.entries.pop_front() else { return false };
         self.first += 1;
