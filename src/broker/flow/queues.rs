@@ -2,7 +2,6 @@
 
 use super::kept;
 use crate::branches::{self, Branch};
-use crate::broker::limits::Limits;
 use crate::broker::state::connection::{Connection, Connections, Held, Obstacle};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
@@ -50,7 +49,7 @@ pub(crate) fn put_picked<'f>(
         return false;
     }
     if connection.send.len() + frame.len() > queue_bytes_max
-        && !holds_one_conflated(connection, &core.limits)
+        && connection.send.len() + frame.len() > queue_bytes_max + conflated_bytes(connection)
     {
         branches::note(Branch::QueueOverBound);
         core.counters.slow_consumers += 1;
@@ -68,11 +67,12 @@ pub(crate) fn put_picked<'f>(
     true
 }
 
-/// Returns whether a queue is over its high-water mark by a single publication that is conflated, which
-/// holds nobody back. As one that is within its mark, it takes one more frame.
+/// Returns the bytes of the largest conflated publication that took a queue over its high-water mark by
+/// itself. It holds nobody back, so that whatever else a queue may hold comes on top.
 #[cold]
-fn holds_one_conflated(connection: &Connection, limits: &Limits) -> bool {
-    connection.congested.is_none() && connection.send.len() > connection.high_water_bytes(limits)
+fn conflated_bytes(connection: &Connection) -> usize {
+    let topic = connection.session().and_then(|session| session.topic.as_ref());
+    topic.map_or(0, |topic| topic.conflated_bytes)
 }
 
 /// Lets those who wait for a queue that was over its high-water mark go on, if it has drained.

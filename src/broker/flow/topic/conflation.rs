@@ -50,6 +50,12 @@ pub(crate) fn push(
 fn send(core: &mut Core, to: ConnectionKey, frame: &OutFrame<'_>) {
     let Some(connection) = core.connections.get_mut(to) else { return };
     connection.send.push(frame, &mut core.pool);
+    if connection.send.len() > connection.high_water_bytes(&core.limits)
+        && let Some(session) = connection.session_mut()
+    {
+        let topic = session.topic.get_or_insert_default();
+        topic.conflated_bytes = topic.conflated_bytes.max(frame.len());
+    }
     connection.ask_for_flush(to, &mut core.agenda);
     core.counters.frames_out += 1;
     core.counters.bytes_out += frame.len() as u64;

@@ -12,6 +12,8 @@ use crate::proto::SharedFrame;
 /// What a connection has beside its plain subscriptions.
 #[derive(Debug, Default)]
 pub(crate) struct TopicSession {
+    /// The bytes of the largest conflated publication that took the queue over its mark by itself.
+    pub(crate) conflated_bytes: usize,
     /// The patterns that it subscribed to, each with the place in the list of its node.
     pub(crate) patterns: BTreeMap<NodeKey, Seat>,
     /// What it is still sent of what was kept.
