@@ -2,7 +2,7 @@
 //! channels, connections that it closes; and a crowd of clients that never say a word.
 
 use super::embedded::locked;
-use super::scenario::{APPS, CLIENT_IDS, FLEETING, KEPT, LOWER_FRAME_BYTES_MAX};
+use super::scenario::{APPS, CLIENT_IDS, FLEETING, KEPT_CHANNELS, LOWER_FRAME_BYTES_MAX};
 use super::world::World;
 use crate::Context;
 
@@ -96,12 +96,14 @@ impl World {
         }
     }
 
-    /// Removes the channel of which something is kept, for the end.
+    /// Removes the channels of which something is kept, for the end.
     pub(super) fn forget_kept(&self) {
         if self.scenario.is_keeping {
             for app in APPS {
                 self.post(move |context| {
-                    context.remove_channel(app, KEPT);
+                    for channel in KEPT_CHANNELS {
+                        context.remove_channel(app, channel);
+                    }
                 });
             }
         }

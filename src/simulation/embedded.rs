@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::kernel::{Kernel, SharedKernel};
-use super::scenario::{APPS, Scenario, TOPICS};
+use super::scenario::{APPS, CLIENT_IDS, HIDDEN, Scenario, TOPICS, is_hidden_from};
 use super::system::{SimulatedListener, SimulatedSystem};
 use crate::broker::{
-    Broker, ConnectionKey, Context, Request, RequestResult, Responder, reconfigure,
+    Broker, ConnectionKey, Context, Delivery, Request, RequestResult, Responder, Verdict,
+    reconfigure,
 };
 use crate::net::{Budget, EventLoop};
-use crate::{Access, Handle, LatencySummary, Limits, Spin, Stats};
+use crate::{Access, Handle, HandlerError, LatencySummary, Limits, MessageType, Spin, Stats};
 
 /// State that the handlers leave for the simulated program around the server.
 #[derive(Default)]
@@ -53,6 +54,9 @@ impl Embedded {
         let inside = Arc::new(Mutex::new(Inside::default()));
         for app in APPS {
             set_up(&mut broker, app, &inside);
+        }
+        if scenario.has_filter {
+            broker.filter(hide);
         }
         let (came, went) = (inside.clone(), inside.clone());
         broker.on_connect(move |info, _| locked(&came).events.push((info.key, true)));
@@ -161,6 +165,20 @@ fn set_up(broker: &mut Broker, app: &str, inside: &Arc<Mutex<Inside>>) {
         locked(&kept).noted.push(nonce(&note.payload()?));
         Ok(())
     });
+}
+
+/// Refuses a channel to some clients.
+fn hide(delivery: &mut Delivery<'_>) -> Result<Verdict, HandlerError> {
+    let message = delivery.message();
+    let is_subscribe = message.message_type() == MessageType::Subscribe;
+    if is_subscribe && message.channel_id().decode() == HIDDEN {
+        let asked: serde_json::Value = delivery.payload()?;
+        let id = CLIENT_IDS.iter().position(|id| asked["connection_id"] == *id);
+        if id.is_none_or(is_hidden_from) {
+            return Err("this is not for you".into());
+        }
+    }
+    Ok(Verdict::CarryOut)
 }
 
 /// Does for its requester what that could do itself, or closes it.

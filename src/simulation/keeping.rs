@@ -1,9 +1,9 @@
-//! What clients say of the channel that has a history, where one has.
+//! What clients say of the channels that have a history, where any has.
 
 use serde_json::json;
 
 use super::model::{Asked, Kind};
-use super::scenario::{CLIENT_IDS, KEPT, TOPICS};
+use super::scenario::{CLIENT_IDS, KEPT, KEPT_CHANNELS, TOPICS};
 use super::speech::Say;
 use super::world::World;
 
@@ -17,7 +17,7 @@ impl World {
             Say::Watch if self.model.may_watch(conn) => {
                 let conflate = self.below(3) > 0;
                 let payload = json!({"pattern": true, "ack": true, "conflate": conflate});
-                self.tell(at, Kind::Watch, "kept.*", "subscribe", payload);
+                self.tell(at, Kind::Watch { conflate }, "kept.*", "subscribe", payload);
             }
             Say::Unwatch if self.model.has_watched(conn) => {
                 let payload = json!({"pattern": true, "ack": true});
@@ -32,16 +32,17 @@ impl World {
         }
     }
 
-    /// Publishes on the channel that has a history.
+    /// Publishes on one of the channels that have a history.
     fn keep(&mut self, at: usize) {
         let conn = self.peers[at].conn;
         let app = self.model.conns[conn].app;
-        let publication = self.model.publication(app, TOPICS.len(), Some(conn));
+        let kept = self.below(4) / 3;
+        let publication = self.model.publication(app, TOPICS.len() + kept, Some(conn));
         let payload = json!({"publication": publication});
-        self.tell(at, Kind::Keep(publication), KEPT, "publish", payload);
+        self.tell(at, Kind::Keep(publication), KEPT_CHANNELS[kept], "publish", payload);
     }
 
-    /// Subscribes to it with its past.
+    /// Subscribes to the first one with its past.
     fn follow(&mut self, at: usize) {
         let conn = self.peers[at].conn;
         if !self.model.has_topic(conn)

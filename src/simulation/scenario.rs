@@ -41,8 +41,12 @@ pub(super) const CLIENT_IDS: [&str; 5] = [
 /// Channels that are long gone when the process removes them, with their subscribers.
 pub(super) const FLEETING: &str = "fleeting";
 
-/// The channel that has a history, where any has, and the age of its oldest message.
+/// The channels that have a history, where any has, and the age of their oldest message. Clients follow
+/// the first one. All hear both through a pattern, but where the filter of the process hides the
+/// second one from some.
+pub(super) const KEPT_CHANNELS: [&str; 2] = [KEPT, HIDDEN];
 pub(super) const KEPT: &str = "kept.prices";
+pub(super) const HIDDEN: &str = "kept.costs";
 pub(super) const HISTORY_AGE: Duration = Duration::from_secs(300);
 
 /// The tokens of the first application, of which one is asked for at a time.
@@ -57,6 +61,16 @@ pub(super) const LOWER_FRAME_BYTES_MAX: usize = 16_500;
 
 /// The bytes of the loop's buffer.
 pub(super) const READ_BYTES_MAX: usize = 1_024;
+
+/// Returns the channel of a topic by its number. Those that have a history come last.
+pub(super) fn channel_of(topic: usize) -> Option<&'static str> {
+    TOPICS.iter().chain(&KEPT_CHANNELS).nth(topic).copied()
+}
+
+/// Returns whether the filter refuses the hidden channel to clients with the id of this number.
+pub(super) fn is_hidden_from(id: usize) -> bool {
+    id % 2 == 1
+}
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(super) struct Scenario {
@@ -95,8 +109,10 @@ pub(super) struct Scenario {
     pub(super) is_pressing: bool,
     /// Most clients speak `call`, and say little else.
     pub(super) is_calling: bool,
-    /// A channel has a history, and many clients follow it.
+    /// Channels have a history, and many clients follow them.
     pub(super) is_keeping: bool,
+    /// The process has a filter, which hides one of those channels.
+    pub(super) has_filter: bool,
 }
 
 impl Scenario {
@@ -177,6 +193,7 @@ impl Scenario {
                 .map(|app| HistoryRule::new(app, "kept.*").messages(messages).age(HISTORY_AGE))
                 .into();
         }
+        let has_filter = is_keeping && decisions.below(2) == 1;
         Self {
             first_limits: limits.clone(),
             limits,
@@ -199,6 +216,7 @@ impl Scenario {
             is_pressing,
             is_calling,
             is_keeping,
+            has_filter,
         }
     }
 

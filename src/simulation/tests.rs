@@ -13,7 +13,7 @@ const BURST: u32 = 12;
 
 /// Seeds that once found a fault, and the fault that they found. A change of the simulation gives
 /// a seed another meaning, so each fault also has a test beside the code that was wrong.
-const KEPT_SEEDS: [(u64, &str); 2] = [
+const KEPT_SEEDS: [(u64, &str); 6] = [
     (
         160_072_539_904_521,
         "a superseded connection whose answer its stream still kept was closed to make room",
@@ -23,6 +23,10 @@ const KEPT_SEEDS: [(u64, &str); 2] = [
         "the model expected more of a connection that was silent for its time, was read in vain, and \
          spoke while the timers still waited for other connections",
     ),
+    (49, "a publication that waited for the filter counted as two deliveries"),
+    (38, "a publication that waited for the filter lost its place in the history"),
+    (37_694, "a queue that one conflated publication filled took nothing else"),
+    (54_239, "the model did not know of what waits behind a replay"),
 ];
 
 #[test]

@@ -8,7 +8,9 @@ use super::kernel::{Kernel, PipeId, SharedKernel, Stop};
 use super::model::{Model, Newcomer, Reaction};
 use super::peer::{Peer, Stream, Task};
 use super::pipe::{FLIGHT_BYTES, Pipe};
-use super::scenario::{ADMITTED_USER, APPS, CLIENT_IDS, Scenario, TOPICS};
+use super::scenario::{
+    ADMITTED_USER, APPS, CLIENT_IDS, KEPT_CHANNELS, Scenario, TOPICS, channel_of,
+};
 use super::wire;
 use crate::broker::{self, User};
 use crate::net::Budget;
@@ -468,7 +470,8 @@ impl World {
     /// Lets the program around the server do something, as from another thread.
     fn act_inside(&mut self) {
         let app = self.below(APPS.len());
-        let topic = self.below(TOPICS.len());
+        let topics = TOPICS.len() + if self.scenario.is_keeping { KEPT_CHANNELS.len() } else { 0 };
+        let topic = self.below(topics);
         match self.below(7) {
             0 | 1 => self.answer_deferred(),
             2 => {
@@ -499,8 +502,9 @@ impl World {
     pub(super) fn publish_inside(&mut self, app: usize, topic: usize, pad_bytes: usize) {
         let publication = self.model.publication(app, topic, None);
         let payload = serde_json::json!({"publication": publication, "pad": "x".repeat(pad_bytes)});
+        let channel = channel_of(topic).unwrap_or_default();
         // This cannot fail, because the loop runs and the mailbox holds more.
-        let _ = self.server.handle.publish(APPS[app], TOPICS[topic], &payload);
+        let _ = self.server.handle.publish(APPS[app], channel, &payload);
     }
 
     pub(super) fn answer_deferred(&mut self) {

@@ -64,7 +64,7 @@ impl Model {
             | Kind::Publish(_)
             | Kind::Follow(_)
             | Kind::Unfollow
-            | Kind::Watch
+            | Kind::Watch { .. }
             | Kind::Unwatch
             | Kind::LostNote
             | Kind::Forbidden
@@ -211,7 +211,7 @@ impl Model {
             Kind::StopServing(_) => status("stopped"),
             Kind::Unsubscribe { .. } | Kind::Unfollow | Kind::Unwatch => status("unsubscribed"),
             // The history is checked when the answer is taken.
-            Kind::Subscribe { .. } | Kind::Follow(_) | Kind::Watch => status("subscribed"),
+            Kind::Subscribe { .. } | Kind::Follow(_) | Kind::Watch { .. } => status("subscribed"),
             Kind::Forbidden => code == Some("forbidden"),
             Kind::Broken(expected) => code == Some(expected),
             Kind::Later => match code {

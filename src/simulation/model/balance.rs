@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{ConnId, Kind, Model, Publication, name};
 use crate::Stats;
-use crate::simulation::scenario::{APPS, JOBS, KEPT, TOPICS};
+use crate::simulation::scenario::{APPS, JOBS, KEPT_CHANNELS, TOPICS};
 
 impl Model {
     /// Checks that everything that arrived has been handled, and all requests except those that a
@@ -142,7 +142,7 @@ impl Model {
         };
         for (channel, measured, publications) in channels {
             let job = JOBS.iter().position(|job| job == channel);
-            let topic = TOPICS.iter().chain([&KEPT]).position(|topic| topic == channel);
+            let topic = TOPICS.iter().chain(&KEPT_CHANNELS).position(|topic| topic == channel);
             let asked = match (channel.as_str(), job) {
                 (_, Some(job)) => requests(&|kind| kind == Kind::Work(job)),
                 ("echo", _) => requests(&|kind| kind == Kind::Echo),

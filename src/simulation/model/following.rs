@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::kept::{Asked, Following};
-use super::{ConnId, Kind, Model, number};
-use crate::simulation::scenario::{APPS, HISTORY_AGE, TOPICS};
+use super::{ConnId, Kind, Model, Publication, number};
+use crate::simulation::scenario::{APPS, HIDDEN, HISTORY_AGE, TOPICS, channel_of, is_hidden_from};
 use crate::simulation::wire::Received;
 
 impl Model {
@@ -39,7 +39,12 @@ impl Model {
 
     /// Returns whether a connection has ever subscribed to the pattern of the kept channel.
     pub(in crate::simulation) fn has_watched(&self, id: ConnId) -> bool {
-        self.conns[id].sent.iter().any(|sent| sent.kind == Kind::Watch)
+        self.conns[id].sent.iter().any(|sent| matches!(sent.kind, Kind::Watch { .. }))
+    }
+
+    /// Returns whether a connection has ever asked for the newest publications alone.
+    pub(in crate::simulation) fn conflates(&self, id: ConnId) -> bool {
+        self.conns[id].sent.iter().any(|sent| sent.kind == Kind::Watch { conflate: true })
     }
 
     /// Returns whether a connection has ever followed the kept channel by its name.
@@ -61,10 +66,13 @@ impl Model {
         back: u64,
     ) -> Option<(String, u64)> {
         let conn = &self.conns[id];
-        let own = conn.last_place.clone();
+        let own = conn.last_places[0].clone();
         let others = || {
             let app = conn.app;
-            self.conns.iter().filter(|other| other.app == app).find_map(|c| c.last_place.clone())
+            self.conns
+                .iter()
+                .filter(|other| other.app == app)
+                .find_map(|c| c.last_places[0].clone())
         };
         let (epoch, offset) = own.or_else(others)?;
         Some((epoch, offset.saturating_sub(back)))
@@ -78,7 +86,34 @@ impl Model {
             .iter()
             .any(|at| matches!(self.conns[id].sent[*at].kind, Kind::Follow(_)));
         let following = self.conns[id].following.as_ref();
-        is_asking || following.is_some_and(|following| following.next <= following.replay_end)
+        let is_behind = |following: &Following| {
+            following.next <= following.replay_end
+                || (following.has_replay && self.may_be_behind(id, following.next))
+        };
+        is_asking || following.is_some_and(is_behind)
+    }
+
+    /// Returns whether so much was published that a follower which has heard what was before `next` may
+    /// have been overtaken.
+    fn may_be_behind(&self, id: ConnId, next: u64) -> bool {
+        let app = self.conns[id].app;
+        let has_arrived = |publication: &&Publication| {
+            publication.app == app
+                && publication.topic == TOPICS.len()
+                && self.moment(publication).0.is_some()
+        };
+        let arrived = self.publications.iter().filter(has_arrived).count() as u64;
+        let kept = if self.may_forget() { 0 } else { self.kept_max() };
+        arrived >= next + kept
+    }
+
+    fn kept_max(&self) -> u64 {
+        self.limits.histories.first().map_or(0, |rule| rule.messages) as u64
+    }
+
+    /// Returns whether a history may have lost what it should keep by its number of messages.
+    fn may_forget(&self) -> bool {
+        self.is_tight || self.kept.has_changed || self.now >= HISTORY_AGE
     }
 
     /// Checks the answer to a subscribe that asked for the past.
@@ -95,15 +130,15 @@ impl Model {
         let has_changed = self.kept.has_changed;
         if has_changed && payload.get("epoch").is_none() {
             let epoch = String::new();
-            let following = Following { epoch, next: 1, replay_end: 1, is_loose: true };
+            let following =
+                Following { epoch, next: 1, replay_end: 1, has_replay: true, is_loose: true };
             self.conns[by].following = Some(following);
             return Ok(());
         }
         let epoch = payload["epoch"].as_str().ok_or("the channel has no epoch")?.to_owned();
         let (offset, messages) = (number(payload, "offset")?, number(payload, "messages")?);
         let recovered = payload["recovered"].as_bool().ok_or("it does not say if it recovered")?;
-        let kept_max = self.limits.histories.first().map_or(0, |rule| rule.messages) as u64;
-        let may_forget = self.is_tight || has_changed || self.now >= HISTORY_AGE;
+        let (kept_max, may_forget) = (self.kept_max(), self.may_forget());
         match &since {
             Some((known, from)) => {
                 let missed = offset.checked_sub(*from).filter(|_| *known == epoch);
@@ -127,8 +162,13 @@ impl Model {
             return Err("it gets what it was told is gone".to_owned());
         }
         let next = offset + 1 - messages.min(offset);
-        self.conns[by].following =
-            Some(Following { epoch, next, replay_end: offset, is_loose: may_forget });
+        self.conns[by].following = Some(Following {
+            epoch,
+            next,
+            replay_end: offset,
+            has_replay: messages > 0,
+            is_loose: may_forget,
+        });
         Ok(())
     }
 
@@ -136,12 +176,14 @@ impl Model {
         self.conns[by].following = None;
     }
 
-    /// Checks a publication on the kept channel.
+    /// Checks a publication on a kept channel.
     pub(super) fn hear_kept(&mut self, by: ConnId, message: &Received) -> Result<(), String> {
         let at = number(&message.payload, "publication")? as usize;
-        let known = self.publications.get(at).filter(|known| known.topic == TOPICS.len());
+        let on_channel = Some(message.channel.as_str());
+        let known = self.publications.get(at);
+        let known = known.filter(|known| channel_of(known.topic) == on_channel);
         let Some(publication) = known else { return Err("nobody published this".to_owned()) };
-        let app = publication.app;
+        let (app, topic) = (publication.app, publication.topic);
         let has_arrived = match publication.from {
             Some((from, at)) => self.conns[from].sent[at].arrived.is_some(),
             None => true,
@@ -152,33 +194,41 @@ impl Model {
             );
         }
         let has_place = message.meta.as_ref().is_some_and(|meta| meta.get("epoch").is_some());
-        if !has_place && self.kept.has_changed {
-            self.publications[at].first_heard.get_or_insert(self.step);
-            self.kept.heard += 1;
+        let step = self.step;
+        let publication = &mut self.publications[at];
+        publication.first_heard.get_or_insert(step);
+        let is_first_time = publication.heard_by.insert(by);
+        self.kept.heard += 1;
+        let is_watching = self.has_watched(by);
+        if is_watching {
+            self.check_watched(by, at)?;
+            if !is_first_time {
+                return Err("it was heard already".to_owned());
+            }
+        }
+        // What the process publishes is delivered even if there is no memory for another history.
+        let has_no_history = self.is_tight && self.publications[at].from.is_none();
+        if !has_place && (self.kept.has_changed || has_no_history) {
             return Ok(());
         }
         let meta = message.meta.as_ref().ok_or("it has no place")?;
         let epoch = meta["epoch"].as_str().ok_or("it has no epoch")?;
         let offset = number(meta, "offset")?;
-        let place = (app, epoch.to_owned(), offset);
+        let place = (app, topic, epoch.to_owned(), offset);
         if *self.kept.places.entry(place).or_insert(at) != at {
             return Err("another publication has this place".to_owned());
         }
-        let step = self.step;
-        let publication = &mut self.publications[at];
-        publication.first_heard.get_or_insert(step);
-        self.kept.heard += 1;
-        let is_watching = self.has_watched(by);
         let has_changed = self.kept.has_changed;
         let conn = &mut self.conns[by];
-        let before = conn.last_place.replace((epoch.to_owned(), offset));
+        let last_place = &mut conn.last_places[topic - TOPICS.len()];
+        let before = last_place.replace((epoch.to_owned(), offset));
         if is_watching {
             // Whoever conflates misses some.
             let is_newer = before.is_none_or(|(other, last)| other != epoch || last < offset);
             let is_right = is_newer || has_changed;
             return if is_right { Ok(()) } else { Err("it is not newer than the last".to_owned()) };
         }
-        let Some(following) = &mut conn.following else {
+        let Some(following) = conn.following.as_mut().filter(|_| topic == TOPICS.len()) else {
             return Err("it did not subscribe to this".to_owned());
         };
         if self.kept.has_changed {
@@ -197,6 +247,46 @@ impl Model {
         }
         following.next += 1;
         Ok(())
+    }
+
+    /// Checks that a connection may hear a publication through its pattern.
+    fn check_watched(&self, by: ConnId, at: usize) -> Result<(), String> {
+        if self.is_hidden(by, self.publications[at].topic) {
+            return Err("the filter refuses it this channel".to_owned());
+        }
+        self.check_audible(by, at)
+    }
+
+    /// Returns whether the filter refuses a channel to a connection that hears it through a pattern.
+    fn is_hidden(&self, id: ConnId, topic: usize) -> bool {
+        let is_hidden = channel_of(topic) == Some(HIDDEN) && self.has_filter;
+        is_hidden && is_hidden_from(self.conns[id].id)
+    }
+
+    /// Returns whether a connection that was surely subscribed need not hear a publication: it is refused
+    /// the channel, or conflates and has heard one that may be newer.
+    pub(super) fn may_miss(&self, id: ConnId, at: usize) -> bool {
+        let topic = self.publications[at].topic;
+        if self.is_hidden(id, topic) || !self.conflates(id) {
+            return self.is_hidden(id, topic);
+        }
+        // What waited at the end of a subscription is gone.
+        self.conns[id].sent.iter().any(|sent| sent.kind == Kind::Unwatch)
+            || self.publications.iter().any(|other| {
+                other.heard_by.contains(&id)
+                    && (other.app, other.topic) == (self.publications[at].app, topic)
+                    && !self.is_surely_before(other, &self.publications[at])
+            })
+    }
+
+    fn is_surely_before(&self, one: &Publication, other: &Publication) -> bool {
+        match (one.from, other.from) {
+            (Some((by, at)), Some((by_other, at_other))) if by == by_other => at < at_other,
+            _ => match (self.moment(one).1, self.moment(other).0) {
+                (Some(done), Some(arrived)) => done < arrived,
+                _ => false,
+            },
+        }
     }
 
     /// Checks, at rest, that all followers have heard everything, and that there is one order.
@@ -219,15 +309,15 @@ impl Model {
             }
         }
         let mut seen = BTreeMap::new();
-        let mut last_of: BTreeMap<(&str, ConnId), usize> = BTreeMap::new();
-        for ((of, epoch, offset), at) in
-            self.kept.places.iter().filter(|((of, _, _), _)| *of == app)
+        let mut last_of: BTreeMap<(usize, &str, ConnId), usize> = BTreeMap::new();
+        for ((of, topic, epoch, offset), at) in
+            self.kept.places.iter().filter(|((of, ..), _)| *of == app)
         {
             if let Some(other) = seen.insert(*at, (epoch, offset)) {
                 return Err(format!("publication {at} of {of} has two places, {other:?}"));
             }
             let Some((from, index)) = self.publications[*at].from else { continue };
-            if last_of.insert((epoch, from), index).is_some_and(|last| last > index) {
+            if last_of.insert((*topic, epoch, from), index).is_some_and(|last| last > index) {
                 return Err(format!("publication {at} stands before one that came first"));
             }
         }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::simulation::scenario::KEPT;
+use crate::simulation::scenario::KEPT_CHANNELS;
 use crate::simulation::wire::Received;
 
 /// What is known of the histories of all applications.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// The publications by application, epoch and offset, as the first one heard them.
-    pub(super) places: BTreeMap<(usize, String, u64), usize>,
+    /// The publications by application, topic, epoch and offset, as the first one heard them.
+    pub(super) places: BTreeMap<(usize, usize, String, u64), usize>,
     /// What followers asked for.
     pub(super) asked: Vec<Asked>,
     /// Publications that followers heard.
@@ -31,12 +31,14 @@ pub(super) struct Following {
     pub(super) epoch: String,
     pub(super) next: u64,
     pub(super) replay_end: u64,
+    /// It is sent what was kept first, and what comes meanwhile behind that.
+    pub(super) has_replay: bool,
     /// What comes first may be a last value that the history does not have any more, or the history may
     /// be another one by then.
     pub(super) is_loose: bool,
 }
 
-/// The name of the channel, for messages.
+/// Returns whether a publication is on a channel that has a history.
 pub(super) fn is_kept(message: &Received) -> bool {
-    message.channel == KEPT
+    KEPT_CHANNELS.contains(&message.channel.as_str())
 }

@@ -27,7 +27,7 @@ pub(super) use self::call::Extras;
 use self::call::{Call, Holding, Place};
 pub(super) use self::kept::Asked;
 use self::tokens::Tokens;
-use super::scenario::{APPS, CLIENT_IDS};
+use super::scenario::{APPS, CLIENT_IDS, KEPT_CHANNELS, TOPICS};
 use super::wire::Received;
 use crate::Limits;
 
@@ -75,13 +75,15 @@ pub(super) enum Kind {
     /// Is not a message, and is answered with this code.
     Broken(&'static str),
     Publish(usize),
-    /// A publication on the channel that has a history.
+    /// A publication on a channel that has a history.
     Keep(usize),
-    /// A subscription to that channel which asks for its past, by the number of what it asks.
+    /// A subscription to the first of them which asks for its past, by the number of what it asks.
     Follow(usize),
     Unfollow,
-    /// A subscription to the pattern of that channel, and the end of it.
-    Watch,
+    /// A subscription to the pattern of those channels, and the end of it.
+    Watch {
+        conflate: bool,
+    },
     Unwatch,
     /// A notification for the process, for a worker, or for nothing.
     Note,
@@ -120,6 +122,18 @@ impl Kind {
                 | Self::Close
                 | Self::Half
         )
+    }
+
+    /// Returns whether it begins or ends a subscription through which a topic is heard, but for those
+    /// that ask for the past.
+    fn subscribes(self, topic: usize) -> Option<bool> {
+        match self {
+            Self::Subscribe { topic: other, .. } if other == topic => Some(true),
+            Self::Unsubscribe { topic: other, .. } if other == topic => Some(false),
+            Self::Watch { .. } if topic >= TOPICS.len() => Some(true),
+            Self::Unwatch if topic >= TOPICS.len() => Some(false),
+            _ => None,
+        }
     }
 
     /// Returns whether it is for the process, for a worker or for nobody: a request that a drain
@@ -201,8 +215,8 @@ pub(super) struct Conn {
     heard: BTreeMap<usize, Vec<usize>>,
     /// Its subscription to the kept channel, once that was answered.
     following: Option<kept::Following>,
-    /// The last place in the history of that channel that it heard.
-    last_place: Option<(String, u64)>,
+    /// The last place in the history of each of those channels that it heard.
+    last_places: [Option<(String, u64)>; KEPT_CHANNELS.len()],
     broadcasts: BTreeSet<u64>,
     /// The jobs that it served, with the number of requests that it takes at a time.
     concurrencies: Vec<(usize, Option<usize>)>,
@@ -278,6 +292,7 @@ pub(super) struct Model {
     has_bursts: bool,
     has_few_descriptors: bool,
     has_crowd: bool,
+    has_filter: bool,
     access: Tokens,
     /// The application and the id of connections that the process is about to close.
     dismissed: Vec<(usize, usize)>,
@@ -327,6 +342,7 @@ impl Model {
             has_bursts: scenario.has_bursts,
             has_few_descriptors: scenario.has_few_descriptors,
             has_crowd: scenario.has_crowd,
+            has_filter: scenario.has_filter,
             access: Tokens::new(scenario.has_tokens),
             dismissed: Vec::new(),
             was_full: false,
@@ -384,7 +400,7 @@ impl Model {
             has_ended: false,
             heard: BTreeMap::new(),
             following: None,
-            last_place: None,
+            last_places: [const { None }; KEPT_CHANNELS.len()],
             broadcasts: BTreeSet::new(),
             concurrencies: Vec::new(),
             tasks: Vec::new(),

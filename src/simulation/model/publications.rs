@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::call::Call;
-use super::{Broadcast, ConnId, Kind, Model, Publication, Step, number};
+use super::{Broadcast, ConnId, Model, Publication, Step, number};
 use crate::simulation::scenario::{APPS, CLIENT_IDS, TOPICS};
 use crate::simulation::wire::Received;
 
@@ -114,7 +114,7 @@ impl Model {
     }
 
     /// Returns the first and the last moment at which a publication may have been processed.
-    fn moment(&self, publication: &Publication) -> (Option<Step>, Option<Step>) {
+    pub(super) fn moment(&self, publication: &Publication) -> (Option<Step>, Option<Step>) {
         let Some((from, at)) = publication.from else {
             let done = publication.first_heard.or(self.settled_at);
             return (Some(publication.posted), done.filter(|done| *done > publication.posted));
@@ -129,7 +129,7 @@ impl Model {
 
     /// Checks that a connection may receive a publication: at some moment at which it may have been
     /// processed, the connection may have been subscribed.
-    fn check_audible(&self, by: ConnId, at: usize) -> Result<(), String> {
+    pub(super) fn check_audible(&self, by: ConnId, at: usize) -> Result<(), String> {
         let publication = &self.publications[at];
         let (_, done) = self.moment(publication);
         let done = done.unwrap_or(self.step);
@@ -137,13 +137,9 @@ impl Model {
         let arrived = arrived.unwrap_or(0);
         let mut may_hear = false;
         for sent in &self.conns[by].sent {
-            match sent.kind {
-                Kind::Subscribe { topic, .. } if topic == publication.topic => {
-                    may_hear |= sent.arrived.is_some_and(|(begin, _)| begin <= done);
-                }
-                Kind::Unsubscribe { topic, .. }
-                    if topic == publication.topic && !sent.is_refused =>
-                {
+            match sent.kind.subscribes(publication.topic) {
+                Some(true) => may_hear |= sent.arrived.is_some_and(|(begin, _)| begin <= done),
+                Some(false) if !sent.is_refused => {
                     may_hear &= sent.done_at.is_none_or(|end| end >= arrived);
                 }
                 _ => {}
@@ -171,7 +167,9 @@ impl Model {
                 {
                     continue;
                 }
-                if self.is_surely_subscribed(id, publication.topic, arrived, done) {
+                if self.is_surely_subscribed(id, publication.topic, arrived, done)
+                    && !self.may_miss(id, at)
+                {
                     return Err(format!("connection {id} did not hear publication {at}"));
                 }
             }
@@ -199,16 +197,14 @@ impl Model {
     fn is_surely_subscribed(&self, id: ConnId, topic: usize, from: Step, to: Step) -> bool {
         let mut is_subscribed = false;
         for sent in &self.conns[id].sent {
-            match sent.kind {
-                Kind::Subscribe { topic: other, .. } if other == topic => {
+            match sent.kind.subscribes(topic) {
+                Some(true) => {
                     is_subscribed |=
                         !sent.is_refused && sent.done_at.is_some_and(|done| done < from);
                 }
-                Kind::Unsubscribe { topic: other, .. } if other == topic => {
-                    // If the subscription may have ended in between, nothing is certain.
-                    is_subscribed &= sent.arrived.is_none_or(|(step, _)| step > to);
-                }
-                _ => {}
+                // If the subscription may have ended in between, nothing is certain.
+                Some(false) => is_subscribed &= sent.arrived.is_none_or(|(step, _)| step > to),
+                None => {}
             }
         }
         is_subscribed
@@ -249,7 +245,9 @@ impl Model {
     }
 
     pub(super) fn heard_count(&self) -> u64 {
-        self.publications.iter().map(|publication| publication.heard_by.len() as u64).sum()
+        // Followers hear some of the others again.
+        let once = self.publications.iter().filter(|publication| publication.topic < TOPICS.len());
+        once.map(|publication| publication.heard_by.len() as u64).sum()
     }
 
     /// Returns the number of publications that were certainly processed, and of those that may have
