@@ -31,6 +31,7 @@ impl LastValues {
     }
 
     /// Returns the bytes of all values.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

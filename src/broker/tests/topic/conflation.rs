@@ -168,7 +168,10 @@ fn what_waits_does_not_come_again_behind_what_was_kept() {
     for at in 0..20 {
         world.put(publisher, "h.a", &large(at));
     }
-    assert_eq!(world.connection(slow).pending().map(|pending| pending.len()), Some(1));
+    assert_eq!(
+        world.connection(slow).pending().map(crate::broker::state::topic::session::Pending::len),
+        Some(1)
+    );
     world.send(slow, &message("app", "subscribe", "h.a", "s", &json!({"last": 100})));
     world.stalled.clear();
     world.relieve(slow);
