@@ -38,6 +38,7 @@ pub(crate) fn matches(pattern: &str, channel: &str) -> bool {
 }
 
 /// Returns whether a name that is meant to be a channel reads like a pattern.
+#[cfg(any(test, feature = "net"))]
 pub(crate) fn looks_like_one(channel: &str) -> bool {
     let mut tokens = channel.split('.').rev();
     tokens.next().is_some_and(|last| last == ">" || last == "*") || tokens.any(|token| token == "*")
