@@ -95,7 +95,8 @@ def test_a_request_in_flight_fails_at_once_and_says_that_it_may_have_been_execut
         eventually("both are told", lambda: len(errors) == 2)
         assert [(error.code, error.may_be_executed) for error in errors] == [("lost", True)] * 2
         assert callbacks == [] and client.response_handlers == {}
-        assert client.get_connection_info()["pending_requests"] == 0
+        pending = lambda: client.get_connection_info()["pending_requests"]
+        eventually("none is pending", lambda: pending() == 0)
         released.set()
 
 
