@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Its text is `EPOCH:OFFSET`:
 ///
 /// ```
-/// use ipc_framework::proto::Position;
+/// use ipc_framework::proto::OwnedPosition as Position;
 ///
 /// let position = Position::new("k3XmQ81a", 42);
 /// assert_eq!(position.to_string(), "k3XmQ81a:42");

@@ -213,7 +213,7 @@ impl<'a> Credit<'a> {
 ///
 /// ```
 /// use ipc_framework::Json;
-/// use ipc_framework::proto::Position;
+/// use ipc_framework::proto::OwnedPosition as Position;
 /// use ipc_framework::proto::system::Subscribe;
 ///
 /// let payload = Json::from_serialize(&Subscribe::new("me", true)).unwrap();
