@@ -10,6 +10,8 @@ const PLACE_BYTES_MAX: usize = ",\"meta\":{\"epoch\":\"\",\"offset\":}".len() + 
 
 /// The most bytes of an epoch that the server makes.
 const OWN_EPOCH_BYTES_MAX: usize = 12;
+/// What a place of the server's own adds to a frame at most.
+pub(crate) const OWN_PLACE_BYTES_MAX: usize = OWN_EPOCH_BYTES_MAX + PLACE_BYTES_MAX;
 const BEFORE_EPOCH: &[u8] = b",\"meta\":{\"epoch\":\"";
 const BEFORE_OFFSET: &[u8] = b"\",\"offset\":";
 const TAIL_BYTES_MAX: usize = BEFORE_EPOCH.len() + OWN_EPOCH_BYTES_MAX + BEFORE_OFFSET.len() + 22;

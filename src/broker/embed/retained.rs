@@ -43,18 +43,7 @@ impl Context<'_> {
         payload: &T,
     ) -> Result<usize, SendError> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
-        let core = &mut *self.core;
-        let stamp = core.encoder.stamp(core.turn.now.unix);
-        let head = Head {
-            message_id: stamp.id(),
-            app_id: &escaped(app_id),
-            channel_id: &escaped(channel_id),
-            message_type: MessageType::Publish,
-            timestamp: stamp.time(),
-            reply_to: None,
-            meta: None,
-        };
-        publish(core, app_id, channel_id, head, &payload)
+        publish_value(self.core, app_id, channel_id, &payload)
     }
 
     /// Does the same with a message, even if that names another channel.
@@ -96,18 +85,7 @@ impl Handle {
         let payload = Json::from_serialize(payload).map_err(HandleError::NotJson)?;
         let (app_id, channel_id) = (app_id.to_owned(), channel_id.to_owned());
         self.command(payload.bytes(), move |context| {
-            let core = &mut *context.core;
-            let stamp = core.encoder.stamp(core.turn.now.unix);
-            let head = Head {
-                message_id: stamp.id(),
-                app_id: &escaped(&app_id),
-                channel_id: &escaped(&channel_id),
-                message_type: MessageType::Publish,
-                timestamp: stamp.time(),
-                reply_to: None,
-                meta: None,
-            };
-            note_unsent(publish(core, &app_id, &channel_id, head, &payload).err());
+            note_unsent(publish_value(context.core, &app_id, &channel_id, &payload).err());
         })
     }
 
@@ -126,6 +104,25 @@ impl Handle {
             note_unsent(context.publish_retained_to(&app_id, &channel_id, &message).err());
         })
     }
+}
+
+fn publish_value(
+    core: &mut Core,
+    app_id: &str,
+    channel_id: &str,
+    payload: &Json<'_>,
+) -> Result<usize, SendError> {
+    let stamp = core.encoder.stamp(core.turn.now.unix);
+    let head = Head {
+        message_id: stamp.id(),
+        app_id: &escaped(app_id),
+        channel_id: &escaped(channel_id),
+        message_type: MessageType::Publish,
+        timestamp: stamp.time(),
+        reply_to: None,
+        meta: None,
+    };
+    publish(core, app_id, channel_id, head, payload)
 }
 
 fn publish(

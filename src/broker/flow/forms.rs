@@ -6,6 +6,10 @@ use crate::broker::state::core::Core;
 use crate::broker::state::keys::ConnectionKey;
 use crate::proto::{Envelope, Extensions, Meta, OutFrame, Position};
 
+/// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
+/// that each has its own.
+pub(crate) const SHARED_BY_MIN: usize = 4;
+
 /// A publication that is delivered in several forms.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Publication<'a> {

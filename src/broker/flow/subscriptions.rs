@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 
 use serde::Serialize;
 
-use super::forms::{Forms, Publication};
+use super::forms::{Forms, Publication, SHARED_BY_MIN};
 use super::topic::{conflation, publishing, replays};
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
@@ -17,10 +17,6 @@ use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::topic::seat::{List, Seat};
 use crate::broker::state::topic::wanted::{self, Wanted};
 use crate::proto::{Envelope, ErrorCode, Extensions, OutFrame};
-
-/// Subscribers from which on it is cheaper that their queues refer to one copy of a small frame than
-/// that each has its own.
-const SHARED_BY_MIN: usize = 4;
 
 /// Puts the frames of one publication or of several into the queue of every subscriber. Returns
 /// how many took them.
@@ -271,9 +267,13 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
     if may_be_replayed {
         replays::forget(core, key, channel);
     }
+    let is_live = seat.is_live();
+    // It may be the last that keeps the channel.
+    let ended =
+        core.router.channels.get(channel).filter(|_| !is_live).map(|found| found.id.clone());
     remove(core, channel, seat);
-    if !seat.is_live() {
-        conflation::note_unsubscribed(core, key);
+    if let Some(ended) = ended {
+        conflation::note_unsubscribed(core, key, |waiting| *waiting == *ended);
     }
     channels::disown_unused(core, key, channel);
     true

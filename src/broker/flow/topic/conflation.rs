@@ -7,8 +7,8 @@ use crate::branches::{self, Branch};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::topic::seat::{List, Seat};
 use crate::proto::OutFrame;
-use crate::proto::pattern;
 
 /// Looks at so many publications that wait are as much work as a delivery.
 const LOOKS_PER_WORK: usize = 4;
@@ -108,39 +108,52 @@ pub(crate) fn note_replayed(core: &mut Core, key: ConnectionKey, channel: Channe
     connection.mind_room();
 }
 
-/// Ends the waiting of those publications that a connection no longer conflates, because it ended a
-/// subscription. Those that it still subscribes to go into its queue, and the others are dropped.
-pub(crate) fn note_unsubscribed(core: &mut Core, key: ConnectionKey) {
-    let Some(connection) = core.connections.get_mut(key) else { return };
-    let Some(session) = connection.session_mut() else { return };
+/// Ends the waiting of publications that a connection no longer conflates, because it ended a
+/// subscription, of whose channels `is_meant` says yes. Those that it still subscribes to go into its
+/// queue, and the others are dropped.
+pub(crate) fn note_unsubscribed(
+    core: &mut Core,
+    key: ConnectionKey,
+    is_meant: impl Fn(&str) -> bool,
+) {
+    let Some(session) = core.connections.session_mut(key) else { return };
     let application = session.application;
     let Some(topic) = session.topic.as_mut().filter(|topic| !topic.pending.is_empty()) else {
         return;
     };
     let mut pending = std::mem::take(&mut topic.pending);
     let before = pending.bytes();
-    let router = &core.router;
-    let subscriptions = &session.subscriptions;
-    let seats = topic.patterns.iter();
-    let patterns: Vec<(String, bool)> =
-        seats.map(|(node, seat)| (router.patterns.text(*node), seat.is_live())).collect();
-    core.turn.note_work(pending.len() * (1 + patterns.len()) / LOOKS_PER_WORK);
-    // Whether its subscription to a channel is live, if it has one.
-    let of_channel = |channel: &str| {
-        let channel = router.channel(application, channel)?;
-        subscriptions.get(&channel).map(|seat| seat.is_live())
-    };
-    let has = |channel: &str, wants_live: bool| {
-        of_channel(channel) == Some(wants_live)
-            || patterns
-                .iter()
-                .any(|(text, is_live)| *is_live == wants_live && pattern::matches(text, channel))
-    };
-    let gone = pending.take_all_but(|channel| has(channel, false));
-    let live: Vec<_> = gone.into_iter().filter(|(channel, _)| has(channel, true)).collect();
+    let (router, subscriptions, patterns) = (&core.router, &session.subscriptions, &topic.patterns);
+    let tree = router.applications.get(application).and_then(|owner| owner.patterns.as_ref());
+    let mut looks = pending.len();
+    // Those that end and are subscribed to all the same, in their order.
+    let mut live = Vec::new();
+    let gone = pending.take_all_but(|channel| {
+        if !is_meant(channel) {
+            return true;
+        }
+        let (mut conflates, mut is_live) = (false, false);
+        let mut note = |seat: &Seat| match seat.list() {
+            List::Live => is_live = true,
+            List::Conflating => conflates = true,
+            List::Replaying => {}
+        };
+        let own = router.channel(application, channel);
+        own.and_then(|channel| subscriptions.get(&channel)).into_iter().for_each(&mut note);
+        if let Some(tree) = tree {
+            looks += router.patterns.find(tree, channel, |node| {
+                patterns.get(&node).into_iter().for_each(&mut note);
+            });
+        }
+        if !conflates {
+            live.push(is_live);
+        }
+        conflates
+    });
+    core.turn.note_work(looks / LOOKS_PER_WORK);
     core.budget.tables_bytes -= before - pending.bytes();
     topic.pending = pending;
-    for (_, frame) in live {
+    for ((_, frame), _) in gone.into_iter().zip(live).filter(|(_, is_live)| *is_live) {
         queues::push(core, key, &OutFrame::shared(frame));
     }
     if let Some(connection) = core.connections.get_mut(key) {

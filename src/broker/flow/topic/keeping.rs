@@ -19,8 +19,8 @@ use crate::broker::state::timers::{Due, Moment};
 use crate::broker::state::topic::Topic;
 use crate::broker::state::topic::history::{Bounds, Epoch};
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::placed::Tail;
-use crate::proto::{BufferPool, COPY_BYTES_MAX, Envelope, ErrorCode, Meta, OutFrame, Position};
+use crate::proto::placed::{OWN_PLACE_BYTES_MAX, Tail};
+use crate::proto::{BufferPool, COPY_BYTES_MAX, Envelope, ErrorCode, Meta, OutFrame};
 
 /// The form in which peers with the extension get publications of a channel with a history.
 pub(crate) enum Placed<'a> {
@@ -199,10 +199,8 @@ fn topic_of(core: &mut Core, channel: ChannelKey) -> Option<&mut Topic> {
 /// Checks that a publication on a channel with a history is not too large once it has its place there.
 #[cold]
 pub(crate) fn check_size(core: &Core, channel: ChannelKey, body: &[u8]) -> Result<(), Refusal> {
-    let Some((epoch, offset)) = next_place(core, channel) else { return Ok(()) };
-    let place = Position { epoch: epoch.as_str(), offset };
-    let bytes = place.frame_bytes_max(body) - HEADER_BYTES;
-    if bytes <= core.limits.frame_bytes_max {
+    let bytes = body.len() + OWN_PLACE_BYTES_MAX;
+    if bytes <= core.limits.frame_bytes_max || next_place(core, channel).is_none() {
         return Ok(());
     }
     Err(refusal::topic::too_large_with_place(bytes, core.limits.frame_bytes_max))
@@ -222,7 +220,7 @@ pub(crate) fn check(
     }
     let topic = core.router.channels.get(channel).and_then(|found| found.topic.as_ref());
     let before = topic.and_then(|topic| topic.last.as_ref());
-    let bytes = Position { epoch: "0123456789ab", offset: 0 }.frame_bytes_max(publication.body);
+    let bytes = HEADER_BYTES + publication.body.len() + OWN_PLACE_BYTES_MAX;
     let Limits { retained_values_max, retained_bytes_max, .. } = core.limits;
     if core.last_values.has_room(before, bytes, retained_values_max, retained_bytes_max) {
         return Ok(());

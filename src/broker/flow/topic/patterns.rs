@@ -125,7 +125,7 @@ pub(crate) fn unsubscribe(
     }
     replays::forget_of_pattern(core, from, pattern);
     remove(core, application, node, seat);
-    conflation::note_unsubscribed(core, from);
+    conflation::note_unsubscribed(core, from, |channel| pattern::matches(pattern, channel));
     verdicts::forget(core, from);
     Ok(())
 }

@@ -3,16 +3,14 @@
 use super::audience::{self, Deliver, Hearer, Matching};
 use super::keeping::{self, Placed};
 use super::{conflation, replays, verdicts};
-use crate::broker::flow::forms::{Forms, Publication};
+use crate::broker::flow::forms::{Forms, Publication, SHARED_BY_MIN};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey};
 use crate::broker::state::topic::seat::List;
 use crate::proto::frame::HEADER_BYTES;
+use crate::proto::placed::OWN_PLACE_BYTES_MAX;
 use crate::proto::{BufferPool, Envelope, Extensions, OutFrame, Position};
-
-/// From this many subscribers on it is cheaper that their queues refer to one copy of a small frame.
-const SHARED_BY_MIN: usize = 4;
 
 /// Those who hear what the process itself publishes.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +90,7 @@ fn deliver(
     publication: &Publication<'_>,
 ) -> usize {
     let name = publication.envelope.channel_id().decode();
-    let forms = Forms::new(publication, matching.nodes.len() >= SHARED_BY_MIN);
+    let forms = Forms::new(publication, is_for_many(core, channel, matching));
     let mut each = InForms { forms, name: &name, again: 0 };
     if let Some(channel) = channel {
         keeping::keep(core, channel, &mut each.forms);
@@ -108,6 +106,14 @@ fn deliver(
         _ => core.counters.publications_unheard += u64::from(reached == 0),
     }
     reached
+}
+
+/// Returns whether so many hear a publication that their queues are to share small frames, too. A pattern
+/// counts as one of them.
+fn is_for_many(core: &Core, channel: Option<ChannelKey>, matching: &Matching) -> bool {
+    let channel = channel.and_then(|channel| core.router.channels.get(channel));
+    let of_channel = channel.map_or(0, |found| found.subscribers.len());
+    of_channel + matching.nodes.len() >= SHARED_BY_MIN
 }
 
 /// A publication in the form that each subscriber takes.
@@ -296,8 +302,7 @@ pub(crate) fn fan_out(
         return reached;
     }
     if audience::is_replaying(core, channel) {
-        let place = Position { epoch: "0123456789ab", offset: 0 }.frame_bytes_max(&[]);
-        let bytes_max = frames.len() + publications as usize * place;
+        let bytes_max = frames.len() + publications as usize * OWN_PLACE_BYTES_MAX;
         replays::make_way(core, channel, publications, bytes_max);
     }
     let placed = keeping::place(core, channel, frames, publications);
@@ -305,8 +310,7 @@ pub(crate) fn fan_out(
     let name = has_filter.then(|| core.router.channels.get(channel).map(|found| found.id.clone()));
     let name = name.flatten();
     let matching = audience::take(core, channel);
-    let of_channel = core.router.channels.get(channel).map_or(0, |found| found.subscribers.len());
-    let is_shared = of_channel + matching.nodes.len() >= SHARED_BY_MIN;
+    let is_shared = is_for_many(core, Some(channel), &matching);
     let undecided_before = core.agenda.undecided.len();
     let (reached, all, again, bytes_out);
     if matches!(placed, Placed::Not) && name.is_none() {

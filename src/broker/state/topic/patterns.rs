@@ -329,6 +329,7 @@ impl Patterns {
     }
 
     /// Returns the text of the pattern that ends at a node.
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn text(&self, key: NodeKey) -> String {
         let mut tokens = Vec::new();
         let mut key = Some(key);

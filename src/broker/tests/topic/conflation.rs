@@ -1,4 +1,5 @@
 use super::*;
+use crate::broker::state::topic::session::Pending;
 
 const MARK: usize = 4_096;
 
@@ -168,10 +169,7 @@ fn what_waits_does_not_come_again_behind_what_was_kept() {
     for at in 0..20 {
         world.put(publisher, "h.a", &large(at));
     }
-    assert_eq!(
-        world.connection(slow).pending().map(crate::broker::state::topic::session::Pending::len),
-        Some(1)
-    );
+    assert_eq!(world.connection(slow).pending().map(Pending::len), Some(1));
     world.send(slow, &message("app", "subscribe", "h.a", "s", &json!({"last": 100})));
     world.stalled.clear();
     world.relieve(slow);
@@ -207,4 +205,36 @@ fn a_queue_that_one_conflated_publication_fills_takes_one_more_frame() {
     let heard = got.iter().filter(|message| message["message_type"] == "publish");
     let heard: String = heard.filter_map(|message| message["channel_id"].as_str()).collect();
     assert_eq!((&*heard, got.len()), ("abab", 5), "{got:?}");
+}
+
+/// The cost is that of a look-up of each channel, however many patterns its reader has.
+#[test]
+fn the_end_of_a_subscription_looks_at_no_pattern_for_each_that_waits() {
+    const PATTERNS: usize = 300;
+    const CHANNELS: usize = 200;
+    let mut world = world();
+    let (slow, publisher) = (world.topical("slow"), world.connected("app", "publisher"));
+    world.want(slow, "a.*", json!({"pattern": true, "conflate": true}));
+    world.want(slow, "a.>", json!({"pattern": true, "conflate": true}));
+    for at in 0..PATTERNS {
+        world.want(slow, &format!("b.{at}"), json!({"pattern": true, "conflate": true}));
+    }
+    world.stalled.push(slow);
+    world.put(publisher, "a.first", &large(0));
+    for at in 0..CHANNELS {
+        world.put(publisher, &format!("a.{at}"), &json!([at]));
+    }
+    let before = world.broker.core.turn.work_done();
+    world.send(slow, &message("app", "unsubscribe", "a.*", "u", &json!({"pattern": true})));
+    let work = world.broker.core.turn.work_done() - before;
+    assert!((40..3 * CHANNELS as u64).contains(&work), "{work}");
+    world.stalled.clear();
+    let mut heard = 0;
+    while heard <= CHANNELS {
+        world.relieve(slow);
+        world.act();
+        let more = world.heard(slow).len();
+        assert!(more > 0, "{heard} of {CHANNELS}");
+        heard += more;
+    }
 }
