@@ -147,7 +147,10 @@ fn subscribe_and_answer(
     wanted: &Wanted<'_>,
     is_new: bool,
 ) {
-    let found = replays::find(core, channel, wanted);
+    let mut found = replays::find(core, channel, wanted);
+    if found.has_replay() {
+        found.go_on_from(core, from, channel);
+    }
     if is_new && !found.has_replay() {
         add_as_wanted(core, from, channel, wanted);
     }
@@ -265,7 +268,7 @@ pub(crate) fn drop_one(core: &mut Core, key: ConnectionKey, channel: ChannelKey)
         queues::wake_first(core, Obstacle::Subscriber(channel));
     }
     if may_be_replayed {
-        replays::forget(core, key, channel);
+        replays::note_unsubscribed(core, key, channel);
     }
     let is_live = seat.is_live();
     // It may be the last that keeps the channel.

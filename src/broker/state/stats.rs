@@ -227,7 +227,8 @@ impl ChannelInfo {
             }),
             retained_age_seconds: last
                 .map(|value| unix.saturating_sub(value.published_at).as_secs_f64()),
-            subscribers: channel.subscribers.len(),
+            subscribers: channel.subscribers.len()
+                + topic.map_or(0, |topic| topic.conflating.len()),
             created_at: channel.created_at.as_secs_f64(),
             workers: channel.service.workers.len(),
             has_handler: channel.has_handler,

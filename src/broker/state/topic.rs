@@ -45,7 +45,10 @@ pub(crate) struct Topic {
 pub(crate) struct Matches {
     /// The generation of the application's patterns then.
     pub(crate) generation: u64,
+    /// They are elsewhere while a publication is delivered.
     pub(crate) nodes: Vec<NodeKey>,
+    /// The number of `nodes`.
+    pub(crate) count: usize,
     /// There are more than [`MATCHES_KEPT_MAX`].
     pub(crate) are_many: bool,
     /// Some of their subscribers conflate.
@@ -74,7 +77,7 @@ impl Topic {
     pub(crate) fn is_idle(&self) -> bool {
         let keeps_nothing = self.history.is_none() && self.last.is_none() && !self.holds;
         let is_heard = !self.conflating.is_empty() || !self.replaying.is_empty();
-        keeps_nothing && !is_heard && self.matches.nodes.is_empty() && !self.matches.are_many
+        keeps_nothing && !is_heard && self.matches.count == 0 && !self.matches.are_many
     }
 
     /// Returns whether anything is kept of the channel's publications.
@@ -97,6 +100,6 @@ impl Topic {
 
     /// Returns its memory.
     pub(crate) fn bytes(&self) -> usize {
-        TOPIC_BYTES + self.matches.nodes.len() * size_of::<NodeKey>()
+        TOPIC_BYTES + self.matches.count * size_of::<NodeKey>()
     }
 }

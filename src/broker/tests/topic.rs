@@ -8,6 +8,7 @@ mod embedded;
 mod filter;
 mod histories;
 mod last_values;
+mod overlapping;
 mod patterns;
 mod retained_by_us;
 

@@ -161,6 +161,7 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
         } else {
             topic.matches.nodes.extend_from_slice(&nodes);
         }
+        topic.matches.count = topic.matches.nodes.len();
     });
     if are_many {
         return Matching { nodes, conflate, kept_by: None };

@@ -363,6 +363,9 @@ pub(crate) fn settle(core: &mut Core, channel: ChannelKey) {
         hold(core, channel);
         return;
     }
+    if !topic.replaying.is_empty() {
+        replays::note_emptied(core, channel);
+    }
     if let Some(found) = core.router.channels.get_mut(channel)
         && let Some(topic) = found.topic.as_deref_mut()
     {

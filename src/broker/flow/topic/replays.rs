@@ -18,6 +18,7 @@ use crate::broker::state::topic::Topic;
 use crate::broker::state::topic::history::{Epoch, History};
 use crate::broker::state::topic::replays::{Next, Replay};
 use crate::broker::state::topic::seat::{List, Seat};
+use crate::broker::state::topic::session::TopicSession;
 use crate::broker::state::topic::wanted::Wanted;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::pattern;
@@ -94,6 +95,19 @@ fn newest(topic: &Topic, last: u32) -> (Option<Next>, u64) {
 }
 
 impl Found {
+    /// Begins where the replay of a pattern is that takes what is published meanwhile: there would be a gap
+    /// between that and this one.
+    #[cold]
+    pub(crate) fn go_on_from(&mut self, core: &Core, key: ConnectionKey, channel: ChannelKey) {
+        if let Some(Replay { next: Next::Offset(before), .. }) = of_channel(core, key, channel)
+            && let Some(Next::Offset(next)) = self.next
+            && before < next
+        {
+            self.messages += next - before;
+            self.next = Some(Next::Offset(before));
+        }
+    }
+
     /// Returns whether there is anything to send before what is published from now on.
     pub(crate) fn has_replay(&self) -> bool {
         self.next.is_some()
@@ -185,6 +199,16 @@ fn hears(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> bool {
     if topic.is_some_and(|topic| topic.replaying.contains(&key)) {
         return true;
     }
+    patterns_of(core, key, channel) > 1
+}
+
+/// Returns by how many patterns a connection hears a channel.
+fn patterns_of(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> usize {
+    let session = core.connections.session(key);
+    let has_any = |topic: &TopicSession| !topic.patterns.is_empty();
+    if !session.and_then(|session| session.topic.as_deref()).is_some_and(has_any) {
+        return 0;
+    }
     let matching = audience::take(core, channel);
     let session = core.connections.session(key);
     let own = session.and_then(|session| session.topic.as_ref());
@@ -192,7 +216,7 @@ fn hears(core: &mut Core, key: ConnectionKey, channel: ChannelKey) -> bool {
         matching.nodes.iter().filter(|node| own.patterns.contains_key(node)).count()
     });
     audience::give_back(core, matching);
-    patterns > 1
+    patterns
 }
 
 fn push(core: &mut Core, key: ConnectionKey, replay: Replay) {
@@ -437,7 +461,24 @@ pub(crate) fn forget(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     release(core, key, channel);
 }
 
-/// Forgets all replays to a connection that a pattern of it has begun.
+/// Ends the replay of a channel that a connection subscribes to no longer. If a pattern of it matches the
+/// channel, it is still sent what that would miss.
+#[cold]
+pub(crate) fn note_unsubscribed(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
+    if of_channel(core, key, channel).is_none() {
+        return;
+    }
+    if patterns_of(core, key, channel) == 0 {
+        return forget(core, key, channel);
+    }
+    let session = core.connections.session_mut(key);
+    if let Some(topic) = session.and_then(|session| session.topic.as_mut()) {
+        topic.replays.join_none(channel);
+    }
+}
+
+/// Forgets all replays to a connection that a pattern of it has begun, but for those of channels that it
+/// still hears: what was published meanwhile waits for it there.
 pub(crate) fn forget_of_pattern(core: &mut Core, key: ConnectionKey, pattern: &str) {
     let session = core.connections.session(key);
     let Some(topic) = session.and_then(|session| session.topic.as_ref()) else { return };
@@ -450,7 +491,11 @@ pub(crate) fn forget_of_pattern(core: &mut Core, key: ConnectionKey, pattern: &s
     let gone: Vec<ChannelKey> = begun.map(|replay| replay.channel).collect();
     core.turn.note_work(gone.len());
     for channel in gone {
-        forget(core, key, channel);
+        let session = core.connections.session(key);
+        let subscribes = session.is_some_and(|own| own.subscriptions.contains_key(&channel));
+        if !subscribes && patterns_of(core, key, channel) == 0 {
+            forget(core, key, channel);
+        }
     }
 }
 
@@ -461,6 +506,22 @@ pub(crate) fn doom_all(core: &mut Core, channel: ChannelKey) {
     for key in topic.replaying.clone() {
         if let Some(Replay { next: Next::Offset(_), .. }) = of_channel(core, key, channel) {
             doom(core, key);
+        }
+    }
+}
+
+/// Ends the replays of a channel that keeps nothing any more: whoever has had everything is done, and
+/// the others are closed. A channel without anything kept may be gone before they read on.
+#[cold]
+pub(crate) fn note_emptied(core: &mut Core, channel: ChannelKey) {
+    let found = core.router.channels.get(channel);
+    let Some(topic) = found.and_then(|found| found.topic.as_ref()) else { return };
+    let end = topic.history.as_ref().map_or(0, |history| history.next_offset());
+    for key in topic.replaying.clone() {
+        match of_channel(core, key, channel) {
+            Some(Replay { next: Next::Offset(next), .. }) if next < end => doom(core, key),
+            Some(replay) => finish(core, key, replay),
+            None => {}
         }
     }
 }

@@ -63,6 +63,14 @@ impl Replays {
         }
     }
 
+    /// Behind that of a channel the connection joins no list.
+    pub(crate) fn join_none(&mut self, channel: ChannelKey) {
+        let place = self.places.get(&channel);
+        if let Some(replay) = place.and_then(|place| self.in_order.get_mut(place)) {
+            replay.joins = None;
+        }
+    }
+
     /// Removes that of a channel. Returns whether there was one.
     pub(crate) fn remove(&mut self, channel: ChannelKey) -> bool {
         let place = self.places.remove(&channel);
