@@ -99,7 +99,9 @@ impl Chat {
                         if is_line_in_doubt { ", and your last line may be lost" } else { "" };
                     tell(&format!("the server is gone{doubt}; waiting for it"));
                     is_line_in_doubt = false;
-                    let Some(another) = comeback.connect(join)? else { break };
+                    let Some(another) = comeback.connect(connection.endpoint(), join)? else {
+                        break;
+                    };
                     connection = another;
                     tell("the server is there again, and so are you");
                 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{Connection, Error, Fault};
+use ipc_framework::client::{Connection, Endpoint, Error, Fault, Options};
 
 use super::failure::Failure;
 use super::interrupt::Interrupt;
@@ -38,10 +38,11 @@ impl Comeback {
         self.failures = 0;
     }
 
-    /// Waits for the server, and returns a connection on which `prepare` has succeeded; `None` if
-    /// an interrupt came first.
+    /// Waits for a server, and returns a connection on which `prepare` has succeeded; `None` if
+    /// an interrupt came first. Of several servers it begins behind `lost`, the one that went away.
     pub(super) fn connect(
         &mut self,
+        lost: &Endpoint,
         mut prepare: impl FnMut(&mut Connection) -> Result<(), Error>,
     ) -> Result<Option<Connection>, Failure> {
         let mut refused = None;
@@ -51,7 +52,8 @@ impl Comeback {
                 return Ok(None);
             }
             // Files with tokens and certificates may have been renewed.
-            let connected = self.target.options()?.connect().and_then(|mut connection| {
+            let options = behind(lost, self.target.options()?);
+            let connected = options.connect().and_then(|mut connection| {
                 prepare(&mut connection)?;
                 Ok(connection)
             });
@@ -85,8 +87,42 @@ impl Comeback {
     }
 }
 
+/// Gives all other servers their turn before this one.
+fn behind(lost: &Endpoint, mut options: Options) -> Options {
+    let mut servers = vec![options.endpoint];
+    servers.append(&mut options.alternatives);
+    let turn = servers.iter().position(|server| server == lost).map_or(0, |at| at + 1);
+    servers.rotate_left(turn);
+    options.endpoint = servers.remove(0);
+    options.alternatives = servers;
+    options
+}
+
 /// Returns the time since `begin` as people read it.
 pub(super) fn shown_since(begin: Instant) -> String {
     let millis = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     humantime::format_duration(Duration::from_millis(millis)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_that_went_away_comes_last() {
+        let port = |endpoint: &Endpoint| endpoint.to_string();
+        let turns = |lost: &str| {
+            let mut servers = Endpoint::list("a:1,b:1,c:1", 1).unwrap_or_default();
+            let mut options = Options::new("app");
+            options.endpoint = servers.remove(0);
+            options.alternatives = servers;
+            let options = behind(&Endpoint::tcp(lost, 1), options);
+            std::iter::once(&options.endpoint).chain(&options.alternatives).map(port).collect()
+        };
+        let turns: [Vec<String>; 4] = ["a", "b", "c", "another"].map(turns);
+        assert_eq!(turns[0], ["b:1", "c:1", "a:1"]);
+        assert_eq!(turns[1], ["c:1", "a:1", "b:1"]);
+        assert_eq!(turns[2], ["a:1", "b:1", "c:1"]);
+        assert_eq!(turns[3], ["a:1", "b:1", "c:1"]);
+    }
 }

@@ -100,9 +100,11 @@ impl From<&client::Error> for Failure {
         };
         match error {
             client::Error::BadId { .. }
+            | client::Error::BadAddresses { .. }
             | client::Error::NotJson(_)
             | client::Error::TooLarge { .. } => Self::Usage(text),
             client::Error::Unreachable { .. }
+            | client::Error::NoServer { .. }
             | client::Error::Lost { .. }
             | client::Error::Tls { .. }
             | client::Error::Protocol { .. } => Self::Unconnected(text),

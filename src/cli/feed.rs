@@ -281,7 +281,7 @@ impl<'k> Feed<'k> {
         });
         self.give_up("the connection was lost before the server confirmed this line")?;
         let begin = Instant::now();
-        if let Some(connection) = self.comeback.connect(|_| Ok(()))? {
+        if let Some(connection) = self.comeback.connect(self.connection.endpoint(), |_| Ok(()))? {
             self.connection = connection;
             self.is_leaving = false;
             tell(&format!("the server is there again, after {}", comeback::shown_since(begin)));

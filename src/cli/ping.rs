@@ -63,9 +63,8 @@ impl Ping {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let interrupt = Interrupt::watch()?;
         let output = Output::new(self.json);
-        let options = self.target.options()?;
         let mut connection = self.target.connect_for("ping")?;
-        let name = options.endpoint.to_string();
+        let name = connection.endpoint().to_string();
         let mut nanos = latency::histogram();
         let mut sent = 0;
         let mut gone = None;

@@ -31,14 +31,13 @@ pub(super) struct Stats {
 impl Stats {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let output = Output::new(self.json);
-        let options = self.target.options()?;
         let mut connection = self.target.connect_for("statistics")?;
         if self.json {
             let answer = connection.system(&json!({"action": "get_stats"}))?;
             output.line(document::one_line(answer.payload.as_str()))?;
         } else {
             let stats: Answer = super::answers::ask(&mut connection, "get_stats")?;
-            output.line(report(output, &options.endpoint.to_string(), &stats))?;
+            output.line(report(output, &connection.endpoint().to_string(), &stats))?;
         }
         Ok(ExitCode::SUCCESS)
     }

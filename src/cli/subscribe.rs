@@ -112,7 +112,9 @@ impl Subscribe {
                     let begin = if is_behind { caught_up } else { Instant::now() };
                     tell(if is_behind { TOO_SLOW } else { "the server is gone; waiting for it" });
                     let subscribe = |connection: &mut Connection| following.subscribe(connection);
-                    let Some(another) = comeback.connect(subscribe)? else { break };
+                    let Some(another) = comeback.connect(connection.endpoint(), subscribe)? else {
+                        break;
+                    };
                     connection = another;
                     let missed = shown_since(begin);
                     following.tell_missed(

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, FromArgMatches};
-use ipc_framework::client::{Connection, Endpoint, Error, Options};
+use clap::{ArgMatches, Args, Command, FromArgMatches, ValueEnum};
+use ipc_framework::client::{AddressOrder, Connection, Endpoint, Error, Options};
 use ipc_framework::{Message, MessageType, Token};
 use serde::Deserialize;
 
@@ -29,17 +28,21 @@ struct Flags {
     /// Application to join [default: `bench`; `chat_app` for `ipc chat`]
     #[arg(long, env = "IPC_APP", value_name = "APP", hide_env_values = true)]
     app: Option<String>,
-    /// Name or address of the server [default: localhost]
-    #[arg(long, env = "IPC_HOST", value_name = "HOST", hide_env_values = true)]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    /// Names or addresses of servers, with commas between them; each may have a :PORT of its own
+    /// [default: localhost]
+    #[arg(long, env = "IPC_HOST", value_name = "HOST,…", hide_env_values = true)]
+    #[arg(value_parser = hosts)]
     host: Option<String>,
-    /// TCP port of the server [default: 8888]
+    /// TCP port of the servers [default: 8888]
     #[arg(long, env = "IPC_PORT", value_name = "PORT", hide_env_values = true)]
     #[arg(value_parser = units::number(1_u16..=65_535))]
     port: Option<u16>,
-    /// Connect to this Unix socket instead of TCP
+    /// Connect to this Unix socket instead of TCP; give it again for more servers
     #[arg(long, env = "IPC_UNIX", value_name = "PATH", hide_env_values = true)]
-    unix: Option<PathBuf>,
+    unix: Vec<PathBuf>,
+    /// Order in which several servers are tried [default: listed]
+    #[arg(long, env = "IPC_ADDRESS_ORDER", value_name = "ORDER", hide_env_values = true)]
+    address_order: Option<Order>,
     #[command(flatten)]
     tls: TlsFlags,
     /// File with the token of the application; or set `IPC_TOKEN`
@@ -49,6 +52,20 @@ struct Flags {
     #[arg(long, env = "IPC_TIMEOUT", value_name = "DURATION", hide_env_values = true)]
     #[arg(value_parser = units::timeout)]
     timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Order {
+    /// From the first to the last
+    Listed,
+    /// At random
+    Random,
+}
+
+/// Checks a list of hosts. Their port comes with another flag.
+fn hosts(text: &str) -> Result<String, String> {
+    Endpoint::list(text, PORT).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// The application in which `ipc serve --demo` answers `echo`.
@@ -81,14 +98,13 @@ impl Target {
 
     /// Connects, and refuses the published server, which would not answer such requests.
     pub(super) fn connect_for(&self, what: &str) -> Result<Connection, Failure> {
-        let options = self.options()?;
-        let connection = options.connect()?;
+        let connection = self.connect()?;
         match connection.server() {
             Some(_) => Ok(connection),
             None => Err(Failure::runtime(format!(
                 "the server at {} is the published one, which knows no {what}; run `ipc serve` \
                  in its place, programs written for it work as they are",
-                options.endpoint
+                connection.endpoint()
             ))),
         }
     }
@@ -97,13 +113,17 @@ impl Target {
     pub(super) fn options(&self) -> Result<Options, Failure> {
         let mut options = Options::new(self.app());
         let host = self.0.host.as_deref().unwrap_or(HOST);
-        options.endpoint = match &self.0.unix {
-            Some(path) => Endpoint::unix(path),
-            None => Endpoint::tcp(host, self.0.port.unwrap_or(PORT)),
-        };
-        if self.0.unix.is_none() {
+        let mut servers: Vec<Endpoint> = self.0.unix.iter().map(Endpoint::unix).collect();
+        if servers.is_empty() {
+            servers = Endpoint::list(host, self.0.port.unwrap_or(PORT))?;
             options.tls = self.0.tls.read()?;
         }
+        options.endpoint = servers.remove(0);
+        options.alternatives = servers;
+        options.address_order = match self.0.address_order {
+            Some(Order::Random) => AddressOrder::Random,
+            Some(Order::Listed) | None => AddressOrder::Listed,
+        };
         options.token = match &self.0.token_file {
             Some(path) => Some(token::from_file(path)?),
             None => token::from_environment()?.filter(|token| !token.is_empty()).map(Token::new),
@@ -141,7 +161,7 @@ impl FromArgMatches for Target {
         let mut flags = Flags::from_arg_matches(matches)?;
         if is_tcp || is_tls {
             // Flags on the command line override `IPC_UNIX`.
-            flags.unix = None;
+            flags.unix.clear();
         }
         Ok(Self(flags))
     }

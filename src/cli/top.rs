@@ -84,7 +84,7 @@ impl Top {
         let mut watch = Watch {
             history: History::default(),
             view: View::new(
-                options.endpoint.to_string(),
+                connection.endpoint().to_string(),
                 self.target.app().to_owned(),
                 self.sort,
                 Output::new(false).colours,
@@ -185,7 +185,8 @@ impl Watch {
         };
         self.left = self.left.map(|left| left.saturating_sub(1));
         match taken {
-            Ok(sample) => {
+            Ok((endpoint, sample)) => {
+                self.view.endpoint = endpoint.to_string();
                 self.history.add(sample);
                 self.view.trouble = None;
             }

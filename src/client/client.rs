@@ -11,10 +11,12 @@ use super::background::driver::{Driver, WAKER};
 use super::background::shared::Shared;
 use super::background::state::Link;
 use super::client_options::ClientOptions;
+use super::connection::opening::connect;
 use super::endpoint::Endpoint;
 use super::error::Error;
 use super::event::Event;
 use super::server_limits::ServerLimits;
+use super::servers::Servers;
 use super::wire::encoder::Encoder;
 use crate::proto::Extensions;
 
@@ -140,7 +142,7 @@ pub struct ClientInfo {
     pub app_id: String,
     /// The id of the current, or last, connection.
     pub connection_id: String,
-    /// The address of the server.
+    /// The address of the server of the current, or last, connection.
     pub endpoint: Endpoint,
     /// True while messages are sent at once, which they are not without a connection, or on one
     /// whose server is about to end.
@@ -148,7 +150,7 @@ pub struct ClientInfo {
     /// The number of connections so far, the current one included.
     pub connections: u64,
     /// The number of attempts in a row that brought no connection, or one that ended without being
-    /// of use.
+    /// of use. Of several servers, an attempt tries each.
     pub failures: u32,
     /// Requests without an answer so far, heartbeats included.
     pub pending_requests: usize,
@@ -177,7 +179,8 @@ impl ClientOptions {
 
 impl Client {
     fn open(options: &ClientOptions) -> Result<Self, Error> {
-        let connection = options.connection.connect()?;
+        let mut servers = Servers::new(&options.connection)?;
+        let connection = connect(&options.connection, &mut servers)?;
         let poll = Poll::new().map_err(Error::system("an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(Error::system("a waker"))?;
         let mut encoder =
@@ -185,7 +188,7 @@ impl Client {
         let mut seed = [0; 32];
         seed[..16].copy_from_slice(encoder.fresh_id().as_bytes());
         let shared = Arc::new(Shared::new(options.clone(), encoder, waker));
-        let driver = Driver::new(Arc::clone(&shared), poll, connection, seed)?;
+        let driver = Driver::new(Arc::clone(&shared), poll, servers, connection, seed)?;
         let of_driver = Arc::clone(&shared);
         let run = move || {
             // This is the only place that sets it.
@@ -289,7 +292,7 @@ impl Client {
         ClientInfo {
             app_id: options.app_id.clone(),
             connection_id: state.connection_id.clone(),
-            endpoint: options.endpoint.clone(),
+            endpoint: state.endpoint.clone(),
             is_connected: matches!(state.link, Link::Up(_)),
             connections: state.generation,
             failures: state.failures,

@@ -1,6 +1,7 @@
 //! The blocking client: all its work happens on the caller's own thread.
 
 pub(super) mod calls;
+pub(super) mod opening;
 mod served;
 mod serving;
 mod topics;
@@ -14,29 +15,22 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use self::served::Served;
+use super::endpoint::Endpoint;
 use super::error::{Error, Execution};
-use super::options::Options;
 use super::payload::Payload;
 use super::server_limits::ServerLimits;
-use super::wire::answer::{self, Welcome};
+use super::wire::answer::Welcome;
 use super::wire::encoder::{Encoder, Heading, check_id};
 use super::wire::frames::{front, last_words};
 use super::wire::read_buffer::ReadBuffer;
 use super::wire::socket::Socket;
-#[cfg(feature = "tls")]
-use super::wire::tls_failure;
 use super::wire::wait::Wait;
 use crate::handler_error::{HandlerError, shortened};
 use crate::proto::Message;
 use crate::proto::frame::Frame;
-use crate::proto::system::{Action, Connect, Failure, SYSTEM, Serve};
+use crate::proto::system::{Action, Failure, SYSTEM, Serve};
 use crate::proto::{ErrorCode, Extensions, Json, MessageType};
-use crate::token::Token;
 
-/// The extensions that the clients speak.
-const SPOKEN: Extensions = Extensions::CALL.or(Extensions::BINARY).or(Extensions::TOPIC);
-/// Time that the server has for its welcome, however long connecting took.
-const WELCOME_TIME_MIN: Duration = Duration::from_millis(100);
 /// Time to wait for the reason of a server that closed the connection.
 const REASON_TIME: Duration = Duration::from_millis(100);
 /// Bytes that kept messages may hold together, even if they are few.
@@ -84,6 +78,7 @@ pub struct Connection {
     kept: VecDeque<Result<Message, Error>>,
     kept_bytes: usize,
     kept_messages_max: usize,
+    endpoint: Endpoint,
     id: String,
     welcome: Welcome,
     timeout: Duration,
@@ -95,96 +90,19 @@ pub struct Connection {
     torn: bool,
 }
 
-impl Options {
-    /// Connects and completes the handshake.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`] if nothing listens there, [`Error::Answered`] if the server
-    /// refuses (a wrong token, no room), [`Error::Deadline`] if it does not answer,
-    /// [`Error::BadId`] for an empty or too long id; with TLS, `Error::Tls` if the TLS handshake
-    /// fails.
-    pub fn connect(&self) -> Result<Connection, Error> {
-        Connection::open(self)
-    }
+/// What a client that drives the socket itself takes over.
+pub(super) struct Parts {
+    pub(super) socket: Socket,
+    pub(super) buffer: ReadBuffer,
+    pub(super) endpoint: Endpoint,
+    pub(super) id: String,
+    pub(super) welcome: Welcome,
 }
 
 impl Connection {
-    fn open(options: &Options) -> Result<Self, Error> {
-        let begin = Instant::now();
-        let mut encoder = Encoder::new(&options.app_id, options.frame_bytes_max)?;
-        let connection_id = match &options.connection_id {
-            Some(id) => check_id("connection_id", id).map(|()| id.clone())?,
-            None => encoder.fresh_id().to_string(),
-        };
-        let unreachable =
-            |source| Error::Unreachable { endpoint: options.endpoint.clone(), source };
-        // A timeout that no clock can express means no timeout.
-        let deadline = begin.checked_add(options.connect_timeout);
-        let deadline = deadline.unwrap_or(begin + Duration::from_secs(u32::MAX.into()));
-        #[cfg(feature = "tls")]
-        let session = match &options.tls {
-            Some(tls) => Some(
-                tls.session(&options.endpoint)
-                    .map_err(|what| tls_failure::of_caller(&options.endpoint, what))?,
-            ),
-            None => None,
-        };
-        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "TLS changes it"))]
-        let mut socket = Socket::connect(&options.endpoint, deadline).map_err(unreachable)?;
-        #[cfg(feature = "tls")]
-        if let Some(session) = session {
-            let failed = |source: std::io::Error| tls_failure::of_handshake(&source, options);
-            socket.secure(session, deadline).map_err(failed)?;
-        }
-        // A timeout of zero would mean none.
-        let timeout = options.timeout.max(Duration::from_micros(1));
-        socket.set_write_timeout(timeout).map_err(Error::system("a write timeout"))?;
-        let mut connection = Self {
-            socket,
-            encoder,
-            buffer: ReadBuffer::new(options.frame_bytes_max),
-            kept: VecDeque::new(),
-            kept_bytes: 0,
-            kept_messages_max: options.kept_messages_max,
-            id: connection_id,
-            welcome: Welcome::default(),
-            timeout,
-            spin: options.spin,
-            has_cancelled: false,
-            served: Served::default(),
-            torn: false,
-        };
-        connection.introduce(options, deadline)?;
-        Ok(connection)
-    }
-
-    fn introduce(&mut self, options: &Options, deadline: Instant) -> Result<(), Error> {
-        let heading = Heading::new(MessageType::Request, SYSTEM);
-        let token = options.token.as_ref().map(Token::secret);
-        let connect = Connect::new(&self.id, token).extensions(SPOKEN);
-        self.encoder.value(heading, &connect)?;
-        match self.send() {
-            // A server that refuses the connection may close it before all is sent. Its reason can
-            // still be read.
-            Err(error) if !matches!(error, Error::Lost { .. }) => return Err(error),
-            _ => {}
-        }
-        // If the process was stopped until after the deadline, the server is not to blame, and gets
-        // a moment for its welcome.
-        let left = deadline.saturating_duration_since(Instant::now()).max(WELCOME_TIME_MIN);
-        let came = self.await_frame(&mut Wait::at_most(left), Execution::Never);
-        #[cfg(feature = "tls")]
-        let came = came.map_err(|error| tls_failure::of_welcome(error, options));
-        if !came? {
-            let waited = options.connect_timeout;
-            return Err(Error::deadline("the server's welcome", waited));
-        }
-        let envelope = front(&self.buffer, self.welcome.extensions)?;
-        let frame_bytes = envelope.frame_bytes;
-        let welcome = answer::check_connected(&envelope);
-        self.buffer.consume(frame_bytes);
-        self.welcome = welcome?;
-        Ok(())
+    /// Returns the address of the server: of several, the one that welcomed the client.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Returns the id by which the server knows this connection.
@@ -449,8 +367,9 @@ impl Connection {
     }
 
     /// Takes the connection apart, for a client that drives the socket itself.
-    pub(super) fn into_parts(self) -> (Socket, ReadBuffer, String, Welcome) {
-        (self.socket, self.buffer, self.id, self.welcome)
+    pub(super) fn into_parts(self) -> Parts {
+        let Self { socket, buffer, endpoint, id, welcome, .. } = self;
+        Parts { socket, buffer, endpoint, id, welcome }
     }
 
     /// Sends the frame that was encoded last.

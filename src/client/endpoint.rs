@@ -66,3 +66,20 @@ impl fmt::Display for Endpoint {
         }
     }
 }
+
+/// The order in which a client takes its turns with several servers.
+///
+/// ```
+/// use ipc_framework::client::{AddressOrder, Options};
+///
+/// assert_eq!(Options::new("app").address_order, AddressOrder::Listed);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AddressOrder {
+    /// As they are listed. All clients with the same list begin at its first server.
+    Listed,
+    /// Each client has a random order of its own, so that many clients spread over the servers, and those of a
+    /// server that ends spread over the others.
+    Random,
+}

@@ -48,6 +48,16 @@ pub enum Error {
         /// The error of the system.
         source: io::Error,
     },
+    /// None of several servers could be used. Each was tried once.
+    NoServer {
+        /// The address of each server, and the reason why it could not be used.
+        failures: Vec<(Endpoint, Error)>,
+    },
+    /// The addresses of the options cannot be used, or a text lists none.
+    BadAddresses {
+        /// A sentence that says what is wrong and what to do.
+        what: String,
+    },
     /// The TLS handshake with the server failed: one side does not trust the other, or does not
     /// speak TLS.
     #[cfg(feature = "tls")]
@@ -236,8 +246,14 @@ impl Error {
             | Self::AlreadySubscribed { .. }
             | Self::Backlog { .. }
             | Self::Cancelled { .. }
+            | Self::BadAddresses { .. }
             | Self::Closed
             | Self::OnClientThread => Fault::Caller,
+            Self::NoServer { failures } => {
+                let mut faults = failures.iter().map(|(_, error)| error.fault());
+                let first = faults.next().unwrap_or(Fault::Server);
+                if faults.all(|fault| fault == first) { first } else { Fault::Server }
+            }
             Self::Unreachable { .. }
             | Self::Lost { .. }
             | Self::Protocol { .. }
@@ -287,6 +303,8 @@ impl Error {
             | Self::AlreadySubscribed { .. }
             | Self::Unsupported { .. }
             | Self::Unreachable { .. }
+            | Self::NoServer { .. }
+            | Self::BadAddresses { .. }
             | Self::Disconnected
             | Self::QueueFull { .. }
             | Self::Closed
@@ -311,6 +329,18 @@ impl Error {
                 source: io::Error::new(source.kind(), source.to_string()),
             },
             Self::Answered { code, text } => Self::Answered { code: *code, text: text.clone() },
+            Self::NoServer { failures } => {
+                let repeated = |(at, error): &(Endpoint, Self)| (at.clone(), error.repeated());
+                Self::NoServer { failures: failures.iter().map(repeated).collect() }
+            }
+            Self::Lost { execution, source } => {
+                let again = |source: &io::Error| io::Error::new(source.kind(), source.to_string());
+                Self::Lost { execution: *execution, source: source.as_ref().map(again) }
+            }
+            Self::Deadline { waiting_for, waited, execution } => {
+                Self::Deadline { waiting_for, waited: *waited, execution: *execution }
+            }
+            Self::Protocol { what } => Self::Protocol { what: what.clone() },
             #[cfg(feature = "tls")]
             Self::Tls { endpoint, fault, what } => {
                 Self::Tls { endpoint: endpoint.clone(), fault: *fault, what: what.clone() }
@@ -388,6 +418,8 @@ impl fmt::Display for Error {
                  more often, or use a separate connection for subscriptions"
             ),
             Self::Unreachable { endpoint, source } => unreachable_text(f, endpoint, source),
+            Self::NoServer { failures } => no_server_text(f, failures),
+            Self::BadAddresses { what } => f.write_str(what),
             #[cfg(feature = "tls")]
             Self::Tls { endpoint, what, .. } => write!(f, "no TLS with {endpoint}: {what}"),
             Self::Answered { code, text } => write!(f, "{text} ({code})"),
@@ -496,6 +528,24 @@ fn unreachable_text(
         ),
         _ => write!(f, "cannot connect to {endpoint}: {source}; check the address"),
     }
+}
+
+/// Names each server with its reason. What to do is the same for all of them.
+fn no_server_text(f: &mut fmt::Formatter<'_>, failures: &[(Endpoint, Error)]) -> fmt::Result {
+    write!(f, "none of {} servers can be used", failures.len())?;
+    for (at, (endpoint, error)) in failures.iter().enumerate() {
+        f.write_str(if at == 0 { ": " } else { ", " })?;
+        match error {
+            Error::Unreachable { source, .. } => write!(f, "{endpoint} ({source})")?,
+            #[cfg(feature = "tls")]
+            Error::Tls { what, .. } => write!(f, "{endpoint} (no TLS: {what})")?,
+            Error::Lost { source: None, .. } => {
+                write!(f, "{endpoint} (it closed the connection before it did anything)")?;
+            }
+            error => write!(f, "{endpoint} ({error})")?,
+        }
+    }
+    f.write_str("; see that one of them runs, and that the addresses are right")
 }
 
 impl std::error::Error for Error {

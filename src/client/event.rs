@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::endpoint::Endpoint;
 use super::error::Error;
 use crate::proto::position::Position;
 
@@ -25,6 +26,8 @@ pub enum Event {
     Connected {
         /// The id of the connection.
         connection_id: String,
+        /// The address of the server.
+        endpoint: Endpoint,
     },
     /// The server is about to end. Nothing new is sent to it, and the client connects anew.
     Leaving,
@@ -32,6 +35,8 @@ pub enum Event {
     Disconnected {
         /// The reason.
         error: Error,
+        /// The address of the server.
+        endpoint: Endpoint,
         /// Number of requests that failed because of it.
         unanswered: usize,
         /// Upper bound of the publications and notifications that may be lost: they left after the
@@ -40,9 +45,9 @@ pub enum Event {
         /// Number of messages that wait for the next connection.
         waiting: usize,
     },
-    /// An attempt to reconnect failed.
+    /// An attempt to reconnect failed: each server was tried once.
     Unreachable {
-        /// The reason.
+        /// The reason, of several servers [`Error::NoServer`].
         error: Error,
         /// Time until the next attempt.
         pause: Duration,

@@ -60,6 +60,7 @@ mod request_options;
 mod request_stream;
 mod serve_options;
 mod server_limits;
+mod servers;
 mod serving;
 mod subscribe_options;
 mod subscribed;
@@ -81,7 +82,7 @@ pub use client::{Client, ClientInfo, WeakClient};
 pub use client_options::{ClientOptions, WhileDisconnected};
 pub use connection::Connection;
 pub use connection::calls::ConnectionStream;
-pub use endpoint::Endpoint;
+pub use endpoint::{AddressOrder, Endpoint};
 pub use error::{Error, Execution, Fault};
 pub use event::Event;
 /// The trait that a [`Subscription`] and a [`RequestStream`] implement for executors.

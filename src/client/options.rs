@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{AddressOrder, Endpoint};
 #[cfg(feature = "tls")]
 use super::tls::Tls;
 use crate::token::Token;
@@ -25,6 +25,16 @@ pub struct Options {
     pub app_id: String,
     /// The address of the server; `localhost:8888` by default.
     pub endpoint: Endpoint,
+    /// The addresses of further servers, none by default. While connecting, each server in turn gets one
+    /// try, and the first that welcomes the client is used; a [`Client`](super::Client) that loses its
+    /// connection goes on with the next one in turn, and from the last with the first. It does not return
+    /// to the first for as long as its connection holds.
+    ///
+    /// All are hosts or all are Unix sockets, and none is there twice; token and TLS are the same for all.
+    /// [`Endpoint::list`] reads addresses from a text.
+    pub alternatives: Vec<Endpoint>,
+    /// The order of the turns.
+    pub address_order: AddressOrder,
     /// The id by which the server knows this connection; a random UUID by default. A second
     /// connection of the application with the same id takes over from the first.
     pub connection_id: Option<String>,
@@ -33,7 +43,8 @@ pub struct Options {
     /// Speak TLS with the server, over TCP only; off by default.
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
-    /// Time that connecting may take, handshakes included; 5 s by default.
+    /// Time that connecting may take, handshakes included; 5 s by default. Of several servers each has an
+    /// equal share of what is left, so that one which does not answer leaves time for the others.
     pub connect_timeout: Duration,
     /// Time that a request may take, and a write that the server does not accept; 10 s by default.
     pub timeout: Duration,
@@ -54,6 +65,8 @@ impl Options {
         Self {
             app_id: app_id.into(),
             endpoint: Endpoint::default(),
+            alternatives: Vec::new(),
+            address_order: AddressOrder::Listed,
             connection_id: None,
             token: None,
             #[cfg(feature = "tls")]

@@ -25,6 +25,7 @@ pub(crate) mod published;
 #[cfg(feature = "cli")]
 mod reconnect;
 pub(crate) mod scripted;
+mod servers;
 mod streams;
 mod tensors;
 mod too_large;

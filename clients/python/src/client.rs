@@ -25,8 +25,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ipc_framework::client::{
-    self, ClientOptions, Endpoint, Error, Event, Position, PublishOptions, Reconnect, RequestId,
-    RequestOptions, SubscribeOptions,
+    self, AddressOrder, ClientOptions, Endpoint, Error, Event, Position, PublishOptions, Reconnect,
+    RequestId, RequestOptions, SubscribeOptions,
 };
 use ipc_framework::{MessageType, Token};
 use pyo3::prelude::*;
@@ -107,15 +107,17 @@ struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (*, app_id, host, port, unix, token, tls, connection_id, connect_timeout,
-        reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
+    #[pyo3(signature = (*, app_id, host, port, hosts, unix, address_order, token, tls, connection_id,
+        connect_timeout, reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
     #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
     fn new(
         py: Python<'_>,
         app_id: String,
         host: String,
         port: u16,
-        unix: Option<PathBuf>,
+        hosts: Option<String>,
+        unix: Vec<PathBuf>,
+        address_order: &str,
         token: Option<String>,
         tls: Option<Tls>,
         connection_id: String,
@@ -128,9 +130,17 @@ impl Client {
     ) -> PyResult<Self> {
         let inside = Inside::enter(py);
         let mut options = ClientOptions::new(app_id);
-        options.connection.endpoint = match unix {
-            Some(path) => Endpoint::unix(path),
-            None => Endpoint::tcp(host, port),
+        let mut servers: Vec<Endpoint> = unix.into_iter().map(Endpoint::unix).collect();
+        if let Some(hosts) = hosts {
+            servers.extend(Endpoint::list(&hosts, port).map_err(|error| raise(py, &error))?);
+        } else if servers.is_empty() {
+            servers.push(Endpoint::tcp(host, port));
+        }
+        options.connection.endpoint = servers.remove(0);
+        options.connection.alternatives = servers;
+        options.connection.address_order = match address_order {
+            "random" => AddressOrder::Random,
+            _ => AddressOrder::Listed,
         };
         options.connection.token = token.map(Token::new);
         options.connection.tls = tls
@@ -229,6 +239,7 @@ impl Client {
         let told = PyDict::new(py);
         if let Ok(client) = self.open() {
             let info = inside.detached(|| client.connection_info());
+            told.set_item("address", info.endpoint.to_string())?;
             told.set_item("connections", info.connections)?;
             told.set_item("pending_requests", self.asked.load(Ordering::SeqCst))?;
             told.set_item("waiting_bytes", info.waiting_bytes)?;

@@ -3,12 +3,13 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use ipc_framework::client::{Connection, Options};
+use ipc_framework::client::{Connection, Endpoint, Options};
 
 use super::sample::Sample;
 use crate::cli::failure::Failure;
 
-type Taken = Result<Sample, Failure>;
+/// A sample, and the server that it is of.
+type Taken = Result<(Endpoint, Sample), Failure>;
 
 pub(super) struct Sampler {
     wanted: SyncSender<()>,
@@ -67,6 +68,7 @@ fn take(options: &Options, connection: &mut Option<Connection>) -> Taken {
         None => options.connect()?,
     };
     let sample = Sample::take(&mut current)?;
+    let endpoint = current.endpoint().clone();
     *connection = Some(current);
-    Ok(sample)
+    Ok((endpoint, sample))
 }

@@ -106,7 +106,7 @@ fn shown_latency(row: &Row, at: fn(&Latency) -> f64) -> String {
 
 /// The user's choices, and the state that is shown besides the numbers.
 pub(super) struct View {
-    endpoint: String,
+    pub(super) endpoint: String,
     app: String,
     sort: Sort,
     is_reversed: bool,

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chacha20::ChaCha8Rng;
@@ -19,10 +19,12 @@ use super::shared::Shared;
 use super::state::{Link, LinkedUp, Loss};
 use super::topic::Topic;
 use super::waiter::Waiter;
-use crate::client::connection::Connection;
+use crate::client::connection::opening::connect;
+use crate::client::connection::{Connection, Parts};
 use crate::client::error::{Error, Execution, Fault};
 use crate::client::event::Event;
 use crate::client::reconnect::Reconnect;
+use crate::client::servers::Servers;
 use crate::client::wire::encoder::Heading;
 use crate::client::wire::frames::front;
 use crate::proto::frame::Frame;
@@ -47,6 +49,8 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     poll: Poll,
     link: Option<Open>,
+    /// Locked by the thread that connects, while there is one.
+    servers: Arc<Mutex<Servers>>,
     attempts: (Sender<Attempt>, Receiver<Attempt>),
     next_attempt: Option<Instant>,
     random: ChaCha8Rng,
@@ -62,6 +66,7 @@ fn is_for_good(error: &Error) -> bool {
         Error::Answered { code, .. } => {
             matches!(code, ErrorCode::AuthFailed | ErrorCode::TakenOver)
         }
+        Error::NoServer { failures } => failures.iter().all(|(_, error)| is_for_good(error)),
         // Certificates on either side may be renewed.
         #[cfg(feature = "tls")]
         Error::Tls { .. } => false,
@@ -73,6 +78,7 @@ impl Driver {
     pub(crate) fn new(
         shared: Arc<Shared>,
         poll: Poll,
+        servers: Servers,
         connection: Connection,
         seed: [u8; 32],
     ) -> Result<Self, Error> {
@@ -80,6 +86,7 @@ impl Driver {
             shared,
             poll,
             link: None,
+            servers: Arc::new(Mutex::new(servers)),
             attempts: channel(),
             next_attempt: None,
             random: ChaCha8Rng::from_seed(seed),
@@ -148,8 +155,11 @@ impl Driver {
             let adopted = attempt.and_then(|connection| self.adopt(connection));
             match adopted {
                 Ok(events) => {
-                    let connection_id = self.shared.lock().connection_id.clone();
-                    self.shared.emit(&Event::Connected { connection_id });
+                    let state = self.shared.lock();
+                    let (connection_id, endpoint) =
+                        (state.connection_id.clone(), state.endpoint.clone());
+                    drop(state);
+                    self.shared.emit(&Event::Connected { connection_id, endpoint });
                     for event in events {
                         self.shared.emit(&event);
                     }
@@ -184,7 +194,8 @@ impl Driver {
 
     /// Adopts a new connection. Returns the events to report after it.
     fn adopt(&mut self, connection: Connection) -> Result<Vec<Event>, Error> {
-        let (socket, buffer, connection_id, welcome) = connection.into_parts();
+        let Parts { socket, buffer, endpoint, id: connection_id, welcome } =
+            connection.into_parts();
         let extensions = welcome.extensions;
         socket.set_nonblocking().map_err(Error::system("a non-blocking socket"))?;
         let heartbeat = self.shared.options.heartbeat;
@@ -201,6 +212,7 @@ impl Driver {
         }
         let LinkedUp { subscribes, serves, unsupported, refused, mut events } =
             state.link_up(Arc::clone(&socket), connection_id, &welcome, &mut encoder);
+        state.endpoint = endpoint;
         for (id, channel_id) in serves {
             let shared = Arc::downgrade(&self.shared);
             let tell = move |answer: Result<Message, Error>| {
@@ -393,11 +405,17 @@ impl Driver {
         let was_of_use = self.link.as_ref().is_some_and(|link| link.is_proven)
             || held >= self.reconnect().pause_max;
         self.forget_link();
-        let mut is_final = self.shared.options.reconnect.is_none() || is_for_good(&error);
+        let mut is_final = self.shared.options.reconnect.is_none() || self.ends_client(&error);
+        let is_round_over = is_final || was_of_use || self.servers().failed(error.repeated());
         let mut state = self.shared.lock();
         // A caller may have closed the client since this turn began, and waits for its end.
         is_final |= matches!(state.link, Link::Closed);
-        state.failures = if was_of_use { 0 } else { state.failures.saturating_add(1) };
+        if was_of_use {
+            state.failures = 0;
+        } else if is_round_over {
+            state.failures = state.failures.saturating_add(1);
+        }
+        let endpoint = state.endpoint.clone();
         let mut loss = state.link_down(is_final, Some(&error));
         drop(state);
         self.shared.progress.notify_all();
@@ -408,7 +426,13 @@ impl Driver {
             let disconnected =
                 |execution| Error::lost(execution, std::io::Error::from(ErrorKind::NotConnected));
             let why = disconnected(Execution::Possible);
-            self.shared.emit(&Event::Disconnected { error: why, unanswered, unconfirmed, waiting });
+            self.shared.emit(&Event::Disconnected {
+                error: why,
+                endpoint,
+                unanswered,
+                unconfirmed,
+                waiting,
+            });
             let ended = match (unconfirmed, unsent) {
                 (0, 0) => Ok(()),
                 (0, _) => Err(disconnected(Execution::Never)),
@@ -417,8 +441,31 @@ impl Driver {
             self.end(Some(error), unsent, ended);
             return;
         }
-        self.shared.emit(&Event::Disconnected { error, unanswered, unconfirmed, waiting });
-        self.schedule();
+        self.shared.emit(&Event::Disconnected {
+            error,
+            endpoint,
+            unanswered,
+            unconfirmed,
+            waiting,
+        });
+        if is_round_over {
+            let _ = self.servers().begin_round();
+            self.schedule();
+        } else {
+            // The others come before a pause.
+            self.next_attempt = Some(Instant::now());
+        }
+    }
+
+    /// Returns whether the client ends with a connection that ended like this. Another server may take a
+    /// token that this one takes no more.
+    fn ends_client(&self, error: &Error) -> bool {
+        let is_token = matches!(error, Error::Answered { code: ErrorCode::AuthFailed, .. });
+        is_for_good(error) && !(is_token && self.servers().has_several())
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reconnect(&self) -> Reconnect {
@@ -443,9 +490,13 @@ impl Driver {
     /// Connects in a thread of its own, because connecting blocks, above all resolving names.
     fn attempt(&mut self) {
         let (sender, shared) = (self.attempts.0.clone(), Arc::clone(&self.shared));
+        let servers = Arc::clone(&self.servers);
         let attempt = move || {
+            let mut servers = servers.lock().unwrap_or_else(PoisonError::into_inner);
+            let connected = connect(&shared.options.connection, &mut servers);
+            drop(servers);
             // If the driver has ended, no connection is needed.
-            let _ = sender.send(shared.options.connection.connect());
+            let _ = sender.send(connected);
             shared.wake();
         };
         let thread = std::thread::Builder::new().name("ipc-connect".into());
@@ -459,6 +510,7 @@ impl Driver {
         if self.is_closed() {
             return;
         }
+        let _ = self.servers().begin_round();
         let mut state = self.shared.lock();
         state.failures = state.failures.saturating_add(1);
         drop(state);

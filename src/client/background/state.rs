@@ -15,6 +15,7 @@ use super::pending::{Forgotten, Kept, Pending};
 use super::routes::{Handler, Routes, Sink};
 use super::waiter::Waiter;
 use crate::client::client_options::{ClientOptions, WhileDisconnected};
+use crate::client::endpoint::Endpoint;
 use crate::client::error::Error;
 use crate::client::event::Event;
 use crate::client::server_limits::ServerLimits;
@@ -42,6 +43,8 @@ pub(crate) struct State {
     /// The number of the current connection. Anything that belongs to an older one is void.
     pub(crate) generation: u64,
     pub(crate) connection_id: String,
+    /// The server of the current or last connection.
+    pub(crate) endpoint: Endpoint,
     /// The number of attempts in a row that brought no connection of use.
     pub(crate) failures: u32,
     pub(crate) outbox: Outbox,
@@ -177,6 +180,7 @@ impl State {
             link: Link::Down,
             generation: 0,
             connection_id: String::new(),
+            endpoint: options.connection.endpoint.clone(),
             failures: 0,
             outbox: Outbox::default(),
             holds_back: false,

@@ -135,7 +135,7 @@ const ROOMS: &[Room] = &[
             "cancel_token error tls",
             "meta_text subscribe_options",
             "options event publish_options request_options",
-            "client_options",
+            "client_options servers",
             // Bytes, frames and messages.
             "wire/addresses wire/answer wire/encoded_frame wire/no_signal wire/read_buffer",
             "wire/tls_session",

@@ -320,9 +320,15 @@ class Dispatcher:
             self.answered.notify_all()
 
     def _event(
-        self, client: FrameworkClient, name: str, error: Optional[IPCError], counts: Any, of_channel: Any
+        self,
+        client: FrameworkClient,
+        name: str,
+        error: Optional[IPCError],
+        counts: Any,
+        of_channel: Any,
+        address: Optional[str],
     ) -> None:
-        event = Event(name, error, *counts, *of_channel)
+        event = Event(name, error, *counts, *of_channel, address)
         client._noted(event)
         for listener, context in list(self.listeners):
             context.copy().run(listener, event)

@@ -41,6 +41,8 @@ class Event:
     newest: Optional[Position] = None
     #: Number of publications between the two. The newest of them still come where `last` asks for them.
     missed: Optional[int] = None
+    #: The server of the connection, for `connected` and `disconnected`: `host:port`, or the path of its Unix socket.
+    address: Optional[str] = None
 
     @property
     def level(self) -> int:

@@ -1,3 +1,4 @@
+import os
 import weakref
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union, final
 
@@ -38,7 +39,9 @@ class Client:
         app_id: str,
         host: str,
         port: int,
-        unix: Optional[str],
+        hosts: Optional[str],
+        unix: List[Union[str, "os.PathLike[str]"]],
+        address_order: str,
         token: Optional[str],
         tls: Optional[Tls],
         connection_id: str,

@@ -34,9 +34,10 @@ from . import _deadlines, _hub, _lifetime, _native
 from ._aio_streams import Stream
 from ._aio_subscriptions import NewestQueue, Queue, Subscription
 from ._events import Event
+from ._servers import HOST, Hosts, Paths, native_arguments
 from ._serving import QUEUE_MAX, Service, Services
 from ._topics import check_last, place
-from .client import EXIT_TIMEOUT, RECONNECT_PAUSES, check_address
+from .client import EXIT_TIMEOUT, RECONNECT_PAUSES
 from .core import Message, MessageType, Position, fresh_id, random_id
 from .exceptions import IPCError, TimeoutError, closed
 from .tls import Tls, given
@@ -51,10 +52,12 @@ AnyHandler = TypeVar("AnyHandler", bound=Handler)
 
 def connect(
     app_id: str,
-    host: str = "localhost",
+    host: str = HOST,
     port: int = 8888,
     *,
-    unix: Optional[str] = None,
+    hosts: Hosts = None,
+    unix: Paths = None,
+    address_order: Literal["listed", "random"] = "listed",
     token: Optional[str] = None,
     tls: Union[bool, Tls, None] = None,
     connection_id: Optional[str] = None,
@@ -67,7 +70,10 @@ def connect(
 ) -> _Connecting:
     """Connects: `async with connect(...) as client`, or `client = await connect(...)` and `await client.close()`.
 
-    `unix` is the path of a Unix socket to use instead of host and port, `token` is the application's secret; `tls`
+    `hosts` are several servers in place of `host`, as `"a,b:9000"` or `["a", "b:9000"]`, and those without a port have
+    `port`; `unix` is the path of a Unix socket to use instead, or a list of some. Of several servers the first that
+    welcomes the client is used, and when the connection ends the client goes on with the next one in turn; with
+    `address_order="random"` each client has an order of its own. `token` is the application's secret; `tls`
     is True to speak TLS, or an `ipc_framework.tls.Tls`. After a lost connection the client reconnects and restores
     its subscriptions and served channels, unless `reconnect` is False; a pair of seconds sets the pauses. Meanwhile
     messages wait, up to `queue_bytes_max`.
@@ -77,12 +83,9 @@ def connect(
     connection_id = connection_id or random_id()
 
     def open_native() -> _native.Client:
-        check_address(host, port, unix)
         return _native.Client(
             app_id=app_id,
-            host=host,
-            port=port,
-            unix=unix,
+            **native_arguments(host, port, hosts, unix, address_order),
             token=token,
             tls=given(tls),
             connection_id=connection_id,
@@ -515,8 +518,10 @@ class Client:
         if stream is not None:
             stream._wake()
 
-    def _on_event(self, name: str, error: Optional[IPCError], counts: Any, of_channel: Any) -> None:
-        event = Event(name, error, *counts, *of_channel)
+    def _on_event(
+        self, name: str, error: Optional[IPCError], counts: Any, of_channel: Any, address: Optional[str]
+    ) -> None:
+        event = Event(name, error, *counts, *of_channel, address)
         level = logging.ERROR if name == "closed" and error is not None else logging.INFO
         logger.log(event.level if name in ("gap", "looks_like_pattern") else level, "%s", event)
         for listener, context in list(self._listeners):

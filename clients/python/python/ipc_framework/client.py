@@ -18,6 +18,7 @@ from ._deadlines import Default
 from ._dispatch import Dispatcher
 from ._events import Event
 from ._logs import flag, print_log
+from ._servers import HOST, Hosts, Paths, native_arguments
 from ._serving import QUEUE_MAX, Services
 from ._streams import Stream
 from ._threads import wait_for
@@ -46,35 +47,30 @@ EXIT_TIMEOUT = 2.0
 ROOM_PAUSE = 0.002
 
 
-def check_address(host: Any, port: Any, unix: Optional[str]) -> None:
-    """Raises `ConnectionError` for a wrong address, as the published client does."""
-    if unix is not None:
-        return
-    if not isinstance(host, str):
-        raise ConnectionError(f"host is a name or an address, not {host!r}")
-    if not isinstance(port, int) or not 0 < port < 1 << 16:
-        raise ConnectionError(f"port is a number from 1 to 65535, not {port!r}")
-
-
 class FrameworkClient(IPCClient):
     """A connection to a server, for any number of threads.
 
-    Parameters beyond the published constructor: `unix` is the path of a Unix socket to use instead of host and
-    port; `token` is the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`;
-    `connection_id` is the id by which the server knows the client, random by default. After a lost connection
-    the client reconnects and restores its subscriptions and served channels, unless `reconnect` is False; a pair
-    of seconds sets the pauses. Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints the log, as the
+    Parameters beyond the published constructor: `hosts` are several servers in place of `host`, as `"a,b:9000"` or
+    `["a", "b:9000"]`, and those without a port have `port`; `unix` is the path of a Unix socket to use instead, or a
+    list of some. Of several servers the first that welcomes the client is used, and when the connection ends the client
+    goes on with the next one in turn; with `address_order="random"` each client has an order of its own.
+
+    `token` is the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`; `connection_id` is
+    the id by which the server knows the client, random by default. After a lost connection the client reconnects and
+    restores its subscriptions and served channels, unless `reconnect` is False; a pair of seconds sets the pauses. Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints the log, as the
     published client does; its default comes from the variable `IPC_FRAMEWORK_VERBOSE`.
     """
 
     def __init__(
         self,
         app_id: str,
-        host: str = "localhost",
+        host: str = HOST,
         port: int = 8888,
         connection_timeout: float = 10.0,
         *,
-        unix: Optional[str] = None,
+        hosts: Hosts = None,
+        unix: Paths = None,
+        address_order: Literal["listed", "random"] = "listed",
         token: Optional[str] = None,
         tls: Union[bool, Tls, None] = None,
         connection_id: Optional[str] = None,
@@ -87,7 +83,9 @@ class FrameworkClient(IPCClient):
         self._native: Optional[_native.Client] = None
         super().__init__(app_id, host, port)
         self.connection_timeout = connection_timeout
+        self.hosts = hosts
         self.unix = unix
+        self.address_order = address_order
         self.token = token
         self.tls = tls
         if connection_id is not None:
@@ -196,12 +194,9 @@ class FrameworkClient(IPCClient):
             return True
 
     def _open(self) -> _native.Client:
-        check_address(self.host, self.port, self.unix)
         return _native.Client(
             app_id=self.app_id,
-            host=self.host,
-            port=self.port,
-            unix=self.unix,
+            **native_arguments(self.host, self.port, self.hosts, self.unix, self.address_order),
             token=self.token,
             tls=given(self.tls),
             connection_id=self.connection_id,

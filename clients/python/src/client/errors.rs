@@ -46,6 +46,18 @@ impl From<&Error> for Failure {
             Error::BadAttachments { .. } => ("SerializationError", "undecodable"),
             Error::Deadline { .. } => ("TimeoutError", "timeout"),
             Error::Unreachable { .. } => ("ConnectionError", "unreachable"),
+            Error::NoServer { failures } => {
+                // All may have the same reason, such as a wrong token.
+                let mut each = failures.iter().map(|(_, error)| Self::from(error));
+                let first = each.next().map(|it| (it.class, it.code));
+                let same = first.filter(|(class, code)| {
+                    each.all(|other| (other.class, &other.code) == (*class, code))
+                });
+                let (class, code) =
+                    same.unwrap_or(("ConnectionError", Cow::Borrowed("unreachable")));
+                return Self::new(class, code, error.to_string());
+            }
+            Error::BadAddresses { .. } => ("ConnectionError", "bad_address"),
             Error::Tls { .. } => ("ConnectionError", "tls"),
             Error::Lost { .. } => ("ConnectionError", "lost"),
             Error::Disconnected => ("ConnectionError", "disconnected"),

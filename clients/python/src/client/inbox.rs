@@ -58,6 +58,7 @@ pub(super) enum Answer {
 pub(super) struct Change {
     name: &'static str,
     error: Option<Failure>,
+    address: Option<String>,
     unanswered: usize,
     unconfirmed: u64,
     waiting: usize,
@@ -321,10 +322,10 @@ impl Change {
             |place: Option<Position>| place.map(|place| message::position(py, &place)).transpose();
         let error = self.error.map(|error| error.into_py(py).into_value(py));
         let (seen, newest) = (place(self.seen)?, place(self.newest)?);
-        let Self { name, unanswered, unconfirmed, waiting, channel_id, missed, .. } = self;
+        let Self { name, address, unanswered, unconfirmed, waiting, channel_id, missed, .. } = self;
         let counts = (unanswered, unconfirmed, waiting);
         let of_channel = (channel_id, seen, newest, missed);
-        ("event", name, error, counts, of_channel).into_bound_py_any(py)
+        ("event", name, error, counts, of_channel, address).into_bound_py_any(py)
     }
 }
 
@@ -337,10 +338,14 @@ impl From<&Event> for Item {
             change.channel_id = channel_id.cloned();
         };
         match event {
-            Event::Connected { .. } => note("connected", None, None),
+            Event::Connected { endpoint, .. } => {
+                note("connected", None, None);
+                change.address = Some(endpoint.to_string());
+            }
             Event::Leaving => note("leaving", None, None),
-            Event::Disconnected { error, unanswered, unconfirmed, waiting } => {
+            Event::Disconnected { error, endpoint, unanswered, unconfirmed, waiting } => {
                 note("disconnected", Some(error), None);
+                change.address = Some(endpoint.to_string());
                 change.unanswered = *unanswered;
                 change.unconfirmed = *unconfirmed;
                 change.waiting = *waiting;
