@@ -82,8 +82,16 @@ export interface ClientOptions {
   host?: string | undefined;
   /** 8888 */
   port?: number | string | undefined;
-  /** Path of a Unix socket, instead of host and port. */
-  path?: string | undefined;
+  /**
+   * Several servers in place of `host`: `['a', 'b:9000', '[::1]:9000']`, or with commas in one string. Those without a
+   * port have `port`. The first that welcomes the client is used, and when the connection ends the client goes on with
+   * the next one in turn.
+   */
+  hosts?: string | readonly string[] | undefined;
+  /** Path of a Unix socket, instead of host and port, or several as for `hosts`. */
+  path?: string | readonly string[] | undefined;
+  /** 'listed'; with 'random' each client has an order of its own. */
+  addressOrder?: 'listed' | 'random' | undefined;
   token?: string | undefined;
   /**
    * Speak TLS: `true` if Node trusts the server's certificate anyway, otherwise the options of `tls.connect`, such as
@@ -322,8 +330,9 @@ export interface Service {
 
 /** The events and the arguments of their listeners. */
 export interface ClientEvents {
-  connected: [info: { isReconnect: boolean; server: string | null }];
-  disconnected: [info: { cause: Error | undefined }];
+  /** `address` is `host:port`, or the path of a Unix socket. */
+  connected: [info: { isReconnect: boolean; server: string | null; address: string }];
+  disconnected: [info: { cause: Error | undefined; address: string }];
   reconnecting: [info: { attempt: number; delay: number; error: Error | undefined }];
   error: [error: Error];
   slow: [info: { queuedBytes: number } | { channel: string; subscription: Subscription }

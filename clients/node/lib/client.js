@@ -213,7 +213,7 @@ class IPCClient extends Messenger {
       connected: this.connected,
       host: this.host,
       port: this.port,
-      path: this.options.path,
+      path: this.servers.current.path,
       server: this.server,
       subscribedChannels: this.subscriptions.names(),
       subscribedPatterns: [...this.subscriptions.patterns.keys()],

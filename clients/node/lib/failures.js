@@ -38,6 +38,21 @@ function notConnected(errors, options) {
     `no connection to ${placeOf(options)}: ${reasons.join(', ')}${advice ? `; ${advice}` : ''}`, { cause });
 }
 
+/**
+ * Explains why none of several servers could be used.
+ * @param {{ address: object, error: Error }[]} failures
+ */
+function notOne(failures) {
+  const reasons = failures.map(({ address, error }) => {
+    const place = placeOf(address);
+    const start = `no connection to ${place}: `;
+    return `${place} (${error.message.startsWith(start) ? error.message.slice(start.length) : error.message})`;
+  });
+  const cause = new AggregateError(failures.map(({ error }) => error), reasons.join(', '));
+  return new NotConnectedError(`none of ${failures.length} servers can be used: ${reasons.join(', ')}; see that one of `
+    + 'them runs, and that the addresses are right', { cause });
+}
+
 /** Explains an error of a socket that was connected. */
 function broken(error, options, isOpen) {
   if (options.tls && error.syscall === undefined) return tlsFailure(error);
@@ -86,4 +101,4 @@ function tlsFailure(error) {
   return because(`TLS failed: ${message}`);
 }
 
-module.exports = { placeOf, notConnected, broken, foreign, tlsFailure };
+module.exports = { placeOf, notConnected, notOne, broken, foreign, tlsFailure };

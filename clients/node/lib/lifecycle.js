@@ -7,6 +7,8 @@ const { ContextEmitter, bound, runOutside } = require('./context.js');
 const { Backoff } = require('./reconnect.js');
 const { OfflineQueue } = require('./offline_queue.js');
 const { Pending } = require('./pending.js');
+const { Servers } = require('./servers.js');
+const { placeOf } = require('./failures.js');
 const { resolveOptions, checkedOptions } = require('./options.js');
 const { encodeBody } = require('./codec.js');
 const { OFFERED } = require('./extensions.js');
@@ -72,12 +74,14 @@ class Lifecycle extends ContextEmitter {
       delay: this.options.reconnectDelay,
       delayMax: this.options.reconnectDelayMax,
     });
+    this.servers = new Servers(this.options.addresses, { isRandom: this.options.addressOrder === 'random' });
     this.retryTimer = null;
     this.heartbeatTimer = null;
   }
 
-  get host() { return this.options.host; }
-  get port() { return this.options.port; }
+  /** Those of the current, or last, connection or attempt. */
+  get host() { return this.servers.current.host ?? this.options.host; }
+  get port() { return this.servers.current.port ?? this.options.port; }
   get connected() { return this.state === 'connected'; }
   get canSend() { return this.connected && this.connection.isWritable; }
   get bytesRead() { return this.connection?.bytesRead ?? 0; }
@@ -136,6 +140,7 @@ class Lifecycle extends ContextEmitter {
       this.backoff.restart();
       this.gaveUpAt = null;
       this.isRefused = false;
+      this.servers.restart();
       this.state = retry ? 'reconnecting' : 'connecting';
       this.attempt();
     });
@@ -148,7 +153,9 @@ class Lifecycle extends ContextEmitter {
     // then close the new one.
     this.firstConnectionId ??= this.connectionId;
     if (this.wasConnected) this.connectionId = `${this.firstConnectionId}.${randomUUID()}`;
-    const connection = new Connection(this.options, {
+    const { token, connectionTimeout } = this.options;
+    const { address, timeout } = this.servers.take(connectionTimeout);
+    const connection = new Connection({ ...this.options, path: undefined, ...address }, {
       onOpen: () => this.opened(connection),
       onMessage: (message, bytes) => this.receive(message, bytes),
       onBad: (message, error) => this.receiveBad(message, error),
@@ -158,11 +165,10 @@ class Lifecycle extends ContextEmitter {
       onClose: (cause, unsentBytes) => this.lost(connection, cause, unsentBytes),
     });
     this.connection = connection;
-    const { token, connectionTimeout } = this.options;
     const payload = { action: 'connect', connection_id: this.connectionId, extensions: OFFERED };
     if (token !== undefined) payload.token = token;
     const body = encodeBody(randomUUID(), this.appJson, SYSTEM_JSON, MessageType.REQUEST, JSON.stringify(payload));
-    runOutside(() => connection.open(body, connectionTimeout)).catch((error) => {
+    runOutside(() => connection.open(body, timeout)).catch((error) => {
       if (this.connection === connection) this.failed(error);
     });
   }
@@ -180,6 +186,8 @@ class Lifecycle extends ContextEmitter {
     this.wasConnected = true;
     this.openedAt = now();
     this.isProven = false;
+    this.servers.connected();
+    const address = placeOf(this.servers.current);
     this.startHeartbeat();
     try {
       this.restore();
@@ -198,7 +206,7 @@ class Lifecycle extends ContextEmitter {
       this.settle(true);
     }
     this.callUser(this.handlers.connected);
-    this.emitSafely('connected', { isReconnect, server: connection.server });
+    this.emitSafely('connected', { isReconnect, server: connection.server, address });
   }
 
   /** Notes that the connection has served something, so that the next attempts begin anew. */
@@ -206,12 +214,18 @@ class Lifecycle extends ContextEmitter {
     if (this.isProven) return;
     this.isProven = true;
     this.backoff.reset();
+    this.servers.begin();
     this.onProven?.();
   }
 
-  failed(error) {
+  failed(reason) {
     this.connection = null;
-    this.isRefused = error instanceof ServerError && FINAL_CODES.has(error.code);
+    if (!this.servers.failed(reason)) {
+      this.attempt();
+      return;
+    }
+    const { errors, error } = this.servers.end();
+    this.isRefused = errors.every(isFinal);
     const isFirst = this.state === 'connecting';
     if (!isFirst && !this.isRefused && this.backoff.attempts > 0) {
       // A single failed attempt is reported as `reconnecting` only, and as `error` if it was the last one.
@@ -236,7 +250,11 @@ class Lifecycle extends ContextEmitter {
     this.stopHeartbeat();
     this.state = 'reconnecting';
     if (now() - this.openedAt >= Math.min(this.options.reconnectDelayMax, PROVEN_MS)) this.prove();
-    this.isRefused = cause instanceof ServerError && FINAL_CODES.has(cause.code);
+    // Another server may take a token that this one takes no more.
+    this.isRefused = isFinal(cause) && !(this.servers.areSeveral && cause.code === 'auth_failed');
+    const address = placeOf(this.servers.current);
+    const isRoundOver = this.isProven || this.servers.failed(cause ?? new ConnectionLostError(
+      'the server closed the connection before it did anything'));
     const error = new ConnectionLostError(
       `the connection to the server was lost before the answer came${cause ? `: ${cause.message}` : ''}; the request `
       + 'may or may not have been carried out', { cause });
@@ -247,7 +265,7 @@ class Lifecycle extends ContextEmitter {
       (id) => !this.offline.has(id));
     if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause });
     this.callUser(this.handlers.disconnected);
-    this.emitSafely('disconnected', { cause });
+    this.emitSafely('disconnected', { cause, address });
     if (isTooLarge && connection.oneWay > cause.record.oneWay) {
       this.report(cause.errorForOthers(connection.oneWay));
     } else if (unsentBytes > 0) {
@@ -260,7 +278,11 @@ class Lifecycle extends ContextEmitter {
     if (this.isRefused || this.isClosing) {
       this.state = 'idle';
       this.giveUp(this.isRefused ? null : error);
+    } else if (!isRoundOver && this.backoff.attempts > 0) {
+      // The others come before a pause.
+      this.attempt();
     } else {
+      this.servers.begin();
       this.retryLater(cause);
     }
   }
@@ -326,7 +348,7 @@ class Lifecycle extends ContextEmitter {
     if (wasConnected) {
       if (tracing.disconnect.hasSubscribers) tracing.disconnect.publish({ client: this, cause: undefined });
       this.callUser(this.handlers.disconnected);
-      this.emitSafely('disconnected', { cause: undefined });
+      this.emitSafely('disconnected', { cause: undefined, address: placeOf(this.servers.current) });
     }
     return connection;
   }
@@ -426,6 +448,10 @@ class Lifecycle extends ContextEmitter {
       this.report(error);
     }
   }
+}
+
+function isFinal(error) {
+  return error instanceof ServerError && FINAL_CODES.has(error.code);
 }
 
 module.exports = { Lifecycle };

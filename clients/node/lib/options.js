@@ -3,6 +3,7 @@
 const { checkedTimeout } = require('./timers.js');
 const { checkedSignal } = require('./abort.js');
 const { callersMeta } = require('./extensions.js');
+const { readAddresses } = require('./servers.js');
 
 const REQUEST_OPTIONS = ['timeout', 'signal', 'idempotent', 'trace', 'headers'];
 const MIB = 1024 * 1024;
@@ -11,7 +12,9 @@ const MIB = 1024 * 1024;
 const DEFAULTS = Object.freeze({
   host: 'localhost',
   port: 8888,
+  hosts: undefined,
   path: undefined,
+  addressOrder: 'listed',
   token: undefined,
   tls: undefined,
   parse: undefined,
@@ -79,22 +82,26 @@ function edits(a, b) {
 /** Returns the given options over the defaults. Old programs pass `undefined` for options that they do not set. */
 function resolveOptions(given = {}) {
   const options = { ...DEFAULTS };
+  // An empty path is none.
   for (const [name, value] of Object.entries(checkedOptions(given, Object.keys(DEFAULTS), 'IPCClient'))) {
-    if (value !== undefined && value !== null) options[name] = value;
+    if (value !== undefined && value !== null && !(name === 'path' && value === '')) options[name] = value;
   }
   // A port from the environment is a string.
   options.port = Number(options.port);
   if (!options.path && !(Number.isInteger(options.port) && options.port > 0 && options.port < 65_536)) {
     throw new TypeError(`port must be a whole number from 1 to 65535, not ${given.port}`);
   }
-  for (const name of ['host', 'path', 'token']) {
+  for (const name of ['host', 'token']) {
     if (options[name] !== undefined && typeof options[name] !== 'string') {
       throw new TypeError(`${name} must be a string, not ${String(options[name])}`);
     }
   }
   if (options.host === '') throw new TypeError('host must not be empty');
-  // The hostname of a URL has an address of IPv6 in brackets.
-  options.host = options.host.replace(/^\[(.*:.*)\]$/, '$1');
+  options.addresses = readAddresses(options, given);
+  options.host = options.addresses[0].host ?? options.host;
+  if (!['listed', 'random'].includes(options.addressOrder)) {
+    throw new TypeError(`addressOrder must be 'listed' or 'random', not ${String(options.addressOrder)}`);
+  }
   for (const name of Object.keys(DEFAULTS)) {
     const isNumber = typeof DEFAULTS[name] === 'number';
     if (isNumber && !(typeof options[name] === 'number' && options[name] >= 0)) {
