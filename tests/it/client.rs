@@ -10,6 +10,7 @@ mod connection;
 mod connection_calls;
 mod ends;
 mod histories;
+mod interrupted;
 pub(crate) mod large_attachments;
 mod liveness;
 mod losses;
