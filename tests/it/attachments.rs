@@ -19,13 +19,7 @@ struct Got {
 }
 
 fn binary(server: &TestServer, id: &str) -> Peer {
-    let mut peer = server.peer().called("app", id);
-    let extensions = json!(["call", "binary"]);
-    let payload = json!({"action": "connect", "connection_id": id, "extensions": extensions});
-    let connect = peer.message("request", "system", &payload);
-    peer.send_message(&connect);
-    assert_eq!(peer.receive_extended()["payload"]["extensions"], extensions);
-    peer
+    server.peer().called("app", id).asking_for(&["call", "binary"])
 }
 
 /// The body of a message whose payload is `{"image": null}`.

@@ -3,13 +3,15 @@
 mod fields;
 mod frames;
 mod handshake;
+mod histories;
+mod patterns;
 mod pressure;
 mod requests;
 mod stream;
 
 use std::io::Write;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Peer, TestServer, serve_echo};
 
@@ -19,6 +21,39 @@ pub(crate) struct Bystanders {
     subscriber: Peer,
     requester: Peer,
     round: u64,
+}
+
+/// Connects a peer of the application `app` with the extension `topic`.
+fn topical(server: &TestServer, id: &str) -> Peer {
+    server.peer().called("app", id).asking_for(&["topic"])
+}
+
+impl Peer {
+    /// Subscribes or unsubscribes, and returns the answer's payload.
+    fn ask(&mut self, message_type: &str, channel: &str, mut payload: Value) -> Value {
+        payload["ack"] = json!(true);
+        let id = self.send(message_type, channel, payload);
+        let answer = self.receive_extended();
+        assert_eq!(answer["reply_to"], id.as_str(), "{answer}");
+        answer["payload"].clone()
+    }
+
+    /// Publishes with this `meta`, and returns the message.
+    fn publish_with(&mut self, channel: &str, payload: &Value, meta: Value) -> Value {
+        let mut publication = self.message("publish", channel, payload);
+        publication["meta"] = meta;
+        self.send_message(&publication);
+        publication
+    }
+
+    /// Publishes, waits until that is done, and returns its place.
+    fn publish_acknowledged(&mut self, channel: &str, payload: &Value) -> Value {
+        let publication = self.publish_with(channel, payload, json!({"ack": true}));
+        let answer = self.receive_extended();
+        assert_eq!(answer["reply_to"], publication["message_id"], "{answer}");
+        assert_eq!(answer["payload"]["status"], "published", "{answer}");
+        answer["payload"].clone()
+    }
 }
 
 impl Bystanders {

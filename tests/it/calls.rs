@@ -12,12 +12,7 @@ use crate::support::{HANG, Peer, TestServer, code, eventually, frames, serve, se
 
 /// Connects a peer that asks for `call`.
 pub(crate) fn extended(server: &TestServer, id: &str) -> Peer {
-    let mut peer = server.peer().called("app", id);
-    let payload = json!({"action": "connect", "connection_id": id, "extensions": ["call"]});
-    let connect = peer.message("request", "system", &payload);
-    peer.send_message(&connect);
-    assert_eq!(peer.receive_extended()["payload"]["extensions"], json!(["call"]));
-    peer
+    server.peer().called("app", id).asking_for(&["call"])
 }
 
 impl Peer {

@@ -455,12 +455,7 @@ fn errors_of_workers_and_the_numbers_of_each_channel_have_series() {
 
 /// Introduces a peer that knows `call`.
 fn calling(running: &Running, connection_id: &str) -> Peer {
-    let mut peer = running.peer().called("app", connection_id);
-    let payload =
-        json!({"action": "connect", "connection_id": connection_id, "extensions": ["call"]});
-    peer.send("request", "system", payload);
-    assert_eq!(received(&mut peer)["payload"]["extensions"], json!(["call"]));
-    peer
+    running.peer().called("app", connection_id).asking_for(&["call"])
 }
 
 /// Returns the next frame, which may have a `meta`.

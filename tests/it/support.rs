@@ -270,6 +270,16 @@ impl<S: Read + Write> Peer<S> {
         assert_eq!(answer["channel_id"], "system", "{answer}");
     }
 
+    /// Completes the handshake under the names that it has, and gets these extensions.
+    pub(crate) fn asking_for(mut self, extensions: &[&str]) -> Self {
+        let connection_id = self.connection_id.clone();
+        let payload = json!({"action": "connect", "connection_id": connection_id,
+            "extensions": extensions});
+        self.send("request", "system", payload);
+        assert_eq!(self.receive_extended()["payload"]["extensions"], json!(extensions));
+        self
+    }
+
     /// Sends a message with the next id, and returns that id.
     #[expect(clippy::needless_pass_by_value, reason = "calls read better with json!(…)")]
     pub(crate) fn send(&mut self, message_type: &str, channel_id: &str, payload: Value) -> String {
