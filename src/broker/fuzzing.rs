@@ -5,8 +5,9 @@
 mod attached;
 mod model;
 mod script;
+mod wish;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,10 +15,12 @@ use arbitrary::{Arbitrary, Unstructured};
 use serde_json::Value;
 
 use self::attached::Extended;
-use self::model::{Call, Model, Presence};
-use self::script::{App, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
+use self::model::{Call, Model, Places, Presence, Publication, Waiting};
+use self::script::{App, Channel, FRAME_BYTES_MAX, Id, PEERS, Said, Script, Slot, Speech, Step};
 use super::access::Access;
 use super::broker::Broker;
+use super::embed::context::SendError;
+use super::flow::topic::keeping;
 use super::limits::Limits;
 use super::state::connection::{Connection, Held, Obstacle, State};
 use super::state::events::{Action, HangUp, Written};
@@ -31,16 +34,18 @@ fn limits() -> Limits {
         idle_timeout: Some(Duration::from_secs(300)),
         queue_high_water_bytes: 3_000,
         memory_bytes_max: 256 << 10,
-        subscriptions_per_connection_max: 2,
+        subscriptions_per_connection_max: 3,
         services_per_connection_max: 2,
         pending_per_connection_max: 2,
         pending_max: 3,
+        retained_values_max: 2,
+        histories: model::histories(),
         ..Limits::default()
     }
 }
 
 /// The extensions of peers that connect before they say something else.
-const EXTENSIONS: [u8; PEERS] = [0, 1, 4, 5, 0, 5];
+const EXTENSIONS: [u8; PEERS] = [0, 3, 4, 7, 2, 6];
 
 /// Frames that a peer has ready and the server has not read.
 const INBOX_MAX: usize = 8;
@@ -105,21 +110,39 @@ impl World {
             Step::Read(Slot(at), bytes) => self.transmit(at, bytes.into()),
             Step::HangUp(Slot(at), how) => self.hang_up(at, how),
             Step::Pass(centiseconds) => self.pass(Duration::from_millis(10) * centiseconds.into()),
-            Step::Publish(app, channel, bytes) => {
-                self.serial += 1;
-                let payload = script::payload(self.serial, bytes);
-                let published = (app, channel, payload.clone());
-                self.call(Call::Published(published), |broker| {
-                    let context = &mut broker.context();
-                    context.publish(app.name(), channel.name(), &payload).expect("it is small");
-                    broker.advance();
-                });
-            }
+            Step::Publish(app, channel, bytes) => self.publish(app, channel, bytes),
             Step::Drain => {
                 self.call(Call::Drain, Broker::begin_drain);
             }
         }
         self.settle();
+    }
+
+    /// A publication of the process itself.
+    fn publish(&mut self, app: App, channel: Channel, bytes: u8) {
+        self.serial += 1;
+        let retains = bytes % 8 > 5;
+        let forgets = retains && bytes % 16 == 7;
+        // With its place in a history it is still within the limit.
+        let payload = if forgets { Value::Null } else { script::payload(self.serial, bytes % 200) };
+        if retains && !forgets && !self.model.may_retain(app, channel) {
+            let context = &mut self.broker.context();
+            let refused = context.publish_retained(app.name(), channel.name(), &payload);
+            assert!(matches!(refused, Err(SendError::NoRoom(_))), "{refused:?}");
+            return;
+        }
+        let publication = Publication::own(payload.clone(), retains);
+        self.call(Call::Published(app, channel, publication), |broker| {
+            let context = &mut broker.context();
+            let (app, channel) = (app.name(), channel.name());
+            let published = if retains {
+                context.publish_retained(app, channel, &payload)
+            } else {
+                context.publish(app, channel, &payload)
+            };
+            published.expect("it is small");
+            broker.advance();
+        });
     }
 
     fn accept(&mut self, Slot(at): Slot) {
@@ -165,7 +188,7 @@ impl World {
         if peer.inbox.len() < INBOX_MAX {
             self.serial += 1;
             let own = self.model.own(at);
-            let said = Said::new(speech, self.serial, own, self.model.some_request(speech));
+            let said = Said::new(speech, self.serial, own, self.model.known(at, speech));
             peer.inbox.extend(said.map(|said| Said { held_back, ..said }));
         }
     }
@@ -314,6 +337,8 @@ impl World {
                 queued,
                 had_to_shed,
                 presence,
+                places: self.places(),
+                waiting: self.waiting(),
             },
             news,
         );
@@ -332,6 +357,38 @@ impl World {
         self.peers.each_ref().map(|peer| {
             let peer = peer.as_ref().and_then(|peer| self.broker.core.connections.get(peer.key));
             peer.map_or(0, |connection| connection.send.len())
+        })
+    }
+
+    /// Returns the newest places in histories.
+    fn places(&self) -> Places {
+        let apps = (0..App::NAMES.len()).map(App);
+        let all = apps.flat_map(|app| (0..Channel::NAMES.len()).map(move |at| (app, Channel(at))));
+        let core = &self.broker.core;
+        let placed = all.filter_map(|(app, channel)| {
+            let key = core.router.channel(core.router.application(app.name())?, channel.name())?;
+            let (epoch, offset) = keeping::newest_place(core, key)?;
+            Some(((app, channel), (epoch.as_str().to_owned(), offset)))
+        });
+        placed.collect()
+    }
+
+    /// Returns what waits for each peer beside its queue.
+    fn waiting(&self) -> [Waiting; PEERS] {
+        let core = &self.broker.core;
+        self.peers.each_ref().map(|peer| {
+            let session = peer.as_ref().and_then(|peer| core.connections.session(peer.key));
+            let Some(topic) = session.and_then(|session| session.topic.as_ref()) else {
+                return Waiting::default();
+            };
+            let names = topic.replays.iter().filter_map(|replay| {
+                let id = &core.router.channels.get(replay.channel)?.id;
+                Channel::NAMES.iter().position(|name| **name == **id).map(Channel)
+            });
+            Waiting {
+                replays: names.collect::<BTreeSet<_>>(),
+                conflates: !topic.pending.is_empty(),
+            }
         })
     }
 
@@ -441,6 +498,7 @@ impl World {
             let is_waiting = peer.unprocessed.is_some() || !peer.inbox.is_empty();
             assert!(!(is_live && is_waiting), "somebody was forgotten");
         }
+        self.model.check_all_heard();
         self.pass(limits().request_timeout.expect("a timeout"));
         self.settle();
         assert_eq!(self.model.pending(), 0, "somebody has no answer");
@@ -448,9 +506,13 @@ impl World {
             self.hang_up(at, true);
             self.settle();
         }
+        self.forget_kept();
         let core = &self.broker.core;
         assert_eq!(core.connections.len(), 0);
         assert_eq!((core.router.channels.len(), core.router.applications.len()), (0, 0));
+        assert_eq!((core.router.bytes, core.router.patterns.bytes), (0, 0));
+        assert_eq!((core.router.holding, core.last_values.len()), (0, 0));
+        assert_eq!(core.budget.tables_bytes, 0);
         assert_eq!(
             (core.requests.len(), core.connections.refused(), core.connections.superseded()),
             (0, 0, 0)
@@ -458,5 +520,22 @@ impl World {
         assert_eq!(core.pool.gauge().bytes(), 0);
         assert!(core.timers.next_deadline().is_none() || core.is_draining());
         assert!(!self.broker.has_work());
+    }
+    /// What is kept outlives everybody, until it is forgotten.
+    fn forget_kept(&mut self) {
+        let router = &self.broker.core.router;
+        let kept = self.model.kept();
+        for (app, channel) in &kept {
+            let application = router.application(app.name()).expect("its channel is kept");
+            assert!(router.channel(application, channel.name()).is_some(), "{channel:?} is kept");
+        }
+        assert_eq!(router.channels.len(), kept.len(), "what is not kept is gone");
+        for (app, channel) in kept {
+            let context = &mut self.broker.context();
+            let forgotten = context.publish_retained(app.name(), channel.name(), &Value::Null);
+            assert_eq!(forgotten.expect("it takes no room"), 0);
+        }
+        self.pass(Duration::from_secs(3_600));
+        self.settle();
     }
 }

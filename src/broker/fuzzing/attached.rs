@@ -9,20 +9,21 @@ use serde_json::{Map, Value, json};
 pub(super) struct Extended {
     pub(super) call: bool,
     pub(super) binary: bool,
+    pub(super) topic: bool,
 }
 
 impl Extended {
-    /// Any of the four, by two bits.
+    /// Any of the eight, by three bits.
     pub(super) fn by(bits: u8) -> Self {
-        Self { call: bits & 1 != 0, binary: bits & 4 != 0 }
+        Self { call: bits & 1 != 0, topic: bits & 2 != 0, binary: bits & 4 != 0 }
     }
 
     pub(super) fn is_none(self) -> bool {
-        !self.call && !self.binary
+        !self.call && !self.binary && !self.topic
     }
 
     pub(super) fn names(self) -> Vec<&'static str> {
-        let names = [(self.call, "call"), (self.binary, "binary")];
+        let names = [(self.call, "call"), (self.binary, "binary"), (self.topic, "topic")];
         names.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
     }
 }
@@ -111,9 +112,13 @@ pub(super) struct Form {
 /// Keys of `meta` for which a peer needs the extension `call`.
 const OF_CALL: [&str; 5] = ["ttl", "idempotent", "stream", "seq", "end"];
 
-/// Returns whether a `meta` has a key of `call`.
-pub(super) fn is_of_call(meta: &Value) -> bool {
-    OF_CALL.iter().any(|key| meta.get(key).is_some())
+/// Keys of `meta` for which a peer needs the extension `topic`.
+const OF_TOPIC: [&str; 4] = ["retain", "ack", "epoch", "offset"];
+
+/// Returns whether a `meta` has a key of an extension that its sender does not have.
+pub(super) fn exceeds(meta: &Value, from: Extended) -> bool {
+    let has_any = |keys: &[&str]| keys.iter().any(|key| meta.get(key).is_some());
+    (!from.call && has_any(&OF_CALL)) || (!from.topic && has_any(&OF_TOPIC))
 }
 
 impl Form {
@@ -132,8 +137,9 @@ impl Form {
         }
         let mut members = meta.and_then(Value::as_object).cloned().unwrap_or_default();
         members.retain(|key, _| match &**key {
-            "idempotent" => false,
+            "idempotent" | "ack" => false,
             "bin" => to.binary,
+            key if OF_TOPIC.contains(&key) => to.topic,
             key if OF_CALL.contains(&key) => to.call,
             _ => !to.is_none(),
         });

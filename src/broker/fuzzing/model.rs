@@ -7,16 +7,19 @@ mod leaving;
 mod passing;
 mod request;
 mod serving;
+pub(super) mod topics;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use self::expected::{Expectations, Expected};
 use self::request::{Request, Told};
+use self::topics::Topics;
+pub(super) use self::topics::{Places, Publication, Waiting, histories};
 use super::attached::Extended;
-use super::script::{Answered, App, Channel, Id, PEERS, Said, Speech, What};
+use super::script::{App, Channel, Id, Known, PEERS, Pattern, Said, Speech, What};
 use crate::Limits;
 
 pub(super) struct Model {
@@ -27,6 +30,7 @@ pub(super) struct Model {
     /// What workers have to be told as soon as their queues have room.
     owed: Vec<Told>,
     drain_begin: Option<Duration>,
+    topics: Topics,
 }
 
 #[derive(Default)]
@@ -42,7 +46,9 @@ struct Peer {
 struct Member {
     app: App,
     id: Id,
-    subscriptions: BTreeSet<Channel>,
+    /// Each with whether it conflates.
+    subscriptions: BTreeMap<Channel, bool>,
+    patterns: BTreeMap<Channel, bool>,
     services: BTreeSet<Channel>,
 }
 
@@ -52,7 +58,7 @@ pub(super) enum Call<'a> {
     Accept,
     /// Bytes came, and with them, or before, the whole of a message.
     Received(usize, Option<&'a Said>),
-    Published((App, Channel, Value)),
+    Published(App, Channel, Publication),
     HangUp(usize),
     Pass,
     Drain,
@@ -74,6 +80,10 @@ pub(super) struct Outcome<'a> {
     /// Somebody was closed for want of memory or of reading.
     pub(super) had_to_shed: bool,
     pub(super) presence: [Presence; PEERS],
+    /// The places of the newest publications after the call.
+    pub(super) places: Places,
+    /// What peers are about to be sent after the call.
+    pub(super) waiting: [Waiting; PEERS],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +98,8 @@ pub(super) enum Presence {
 impl Model {
     pub(super) fn new(limits: Limits) -> Self {
         let (requests, owed) = (Vec::new(), Vec::new());
-        Self { limits, peers: Default::default(), requests, owed, drain_begin: None }
+        let topics = Topics::default();
+        Self { limits, peers: Default::default(), requests, owed, drain_begin: None, topics }
     }
 
     pub(super) fn arrive(&mut self, at: usize, now: Duration) {
@@ -113,25 +124,42 @@ impl Model {
         self.requests.len()
     }
 
-    /// Some request for whoever wants to answer it.
-    pub(super) fn some_request(&self, speech: Speech<'_>) -> Answered {
+    /// What a peer knows of that it speaks about: some request, and the newest publication.
+    pub(super) fn known(&self, at: usize, speech: Speech<'_>) -> Known {
         let nth = if let Speech::Respond(nth, ..) = speech { nth.into() } else { usize::MAX };
         let request = self.requests.get(nth % (self.requests.len() + 1));
         let nobodys = || "00000000-0000-4000-8000-000000000000".to_owned();
-        let id = request.map_or_else(nobodys, |request| request.id.clone());
-        Answered { id, next_seq: request.map_or(0, Request::next_seq) }
+        let channel = match speech {
+            Speech::Follow(channel, _) | Speech::Watch(Pattern(channel), _) => Some(channel),
+            _ => None,
+        };
+        let own = self.own(at).zip(channel);
+        Known {
+            request: request.map_or_else(nobodys, |request| request.id.clone()),
+            next_seq: request.map_or(0, Request::next_seq),
+            newest: own.and_then(|((app, _), channel)| self.newest_place(app, channel)),
+        }
     }
 
     /// Holds what was sent after a call against what should have been.
     pub(super) fn check(&mut self, outcome: &Outcome<'_>, mut news: [Vec<Value>; PEERS]) {
         let mut expected = Expectations::default();
+        let lasting = self.begin_topics(outcome);
         self.apply(outcome, &mut expected, &mut news);
+        self.check_places(outcome, &lasting);
         self.expire(outcome, &mut expected);
         self.take_leave(outcome, &mut expected, &mut news);
         for (at, (news, expected)) in news.into_iter().zip(&mut expected.0).enumerate() {
             let presence = outcome.presence[at];
+            let mut answered = BTreeSet::new();
             for message in news {
-                if let Some(found) = expected.iter().position(|expected| expected.is(&message)) {
+                answered.extend(message["reply_to"].as_str().map(str::to_owned));
+                if message["message_type"] == "publish" {
+                    let is_next = self.take_awaited(at, &message, &answered);
+                    assert!(is_next, "{at} got {message} too early, too late, or a second time");
+                } else if let Some(found) =
+                    expected.iter().position(|expected| expected.is(&message))
+                {
                     expected.remove(found);
                 } else if !self.take_owed(at, &message) {
                     assert!(is_farewell(&message, presence), "{at} ({presence:?}) got {message}");
@@ -140,6 +168,7 @@ impl Model {
             let is_told = matches!(presence, Presence::Open | Presence::Handshake);
             assert!(!is_told || expected.is_empty(), "{at} never got {expected:?}");
         }
+        self.check_awaited(outcome);
         let peers = &self.peers;
         self.owed.retain(|told| peers[told.to].member.is_some());
     }
@@ -160,12 +189,8 @@ impl Model {
                 }
             }
             Call::Received(_, None) => assert!(!outcome.is_done, "a frame that nobody sent"),
-            Call::Published((app, channel, payload)) => {
-                for to in self.subscribers(*app, *channel) {
-                    let (message_type, payload) = ("publish", payload.clone());
-                    let reply_to = Value::Null;
-                    expected.add(to, Expected::Payload { message_type, reply_to, payload });
-                }
+            Call::Published(app, channel, publication) => {
+                self.publish_own(*app, *channel, publication, outcome);
             }
             Call::Drain if self.drain_begin.is_none() => {
                 self.drain_begin = Some(outcome.now);
@@ -223,19 +248,14 @@ impl Model {
         let reply_to = Value::Null;
         let connected = Expected::Payload { message_type: "response", reply_to, payload };
         expected.add(from, connected);
-        let (subscriptions, services) = Default::default();
-        self.peers[from].member = Some(Member { app, id, subscriptions, services });
+        let (subscriptions, patterns, services) = Default::default();
+        self.peers[from].member = Some(Member { app, id, subscriptions, patterns, services });
     }
 
     fn members(&self, app: App) -> impl Iterator<Item = (usize, &Member)> {
         let members = self.peers.iter().enumerate();
         let members = members.filter_map(|(at, peer)| Some((at, peer.member.as_ref()?)));
         members.filter(move |(_, member)| member.app == app)
-    }
-
-    fn subscribers(&self, app: App, channel: Channel) -> Vec<usize> {
-        let members = self.members(app).filter(|(_, m)| m.subscriptions.contains(&channel));
-        members.map(|(at, _)| at).collect()
     }
 
     fn workers(&self, app: App, channel: Channel) -> Vec<usize> {

@@ -6,6 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use serde_json::{Value, json};
 
 use super::attached::{self, Attached, Extended, Form};
+use super::wish::{Place, Wish};
 use crate::proto::{Envelope, EnvelopeError, MessageType};
 
 /// One more than the server takes.
@@ -41,7 +42,11 @@ pub(super) enum Speech<'a> {
     Connect(App, Id, Extended),
     Subscribe(Channel, Ack, Whose),
     Unsubscribe(Channel, Ack, Whose),
-    Publish(Channel, u8),
+    /// The same with more wishes, and for patterns.
+    Follow(Channel, Wish),
+    Watch(Pattern, Wish),
+    Unwatch(Pattern),
+    Publish(Channel, u8, Manner),
     Request(Channel, u8, Manner),
     Notification(Channel, u8),
     /// Cancels requests, or allows a stream more parts.
@@ -83,10 +88,13 @@ impl<'a> Arbitrary<'a> for Speech<'a> {
                 let extended = Extended::by(manner.0);
                 Self::Connect(input.arbitrary()?, input.arbitrary()?, extended)
             }
-            1..=4 => Self::Subscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            1..=2 => Self::Subscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            3..=4 => Self::Follow(input.arbitrary()?, input.arbitrary()?),
+            5..=6 if manner.0 > 4 => Self::Unwatch(input.arbitrary()?),
             5..=6 => Self::Unsubscribe(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
-            7..=11 => Self::Publish(input.arbitrary()?, input.arbitrary()?),
-            12..=15 => Self::Request(input.arbitrary()?, input.arbitrary()?, manner),
+            7..=11 => Self::Publish(input.arbitrary()?, input.arbitrary()?, manner),
+            12..=13 => Self::Watch(input.arbitrary()?, input.arbitrary::<Wish>()?.of_pattern()),
+            14..=15 => Self::Request(input.arbitrary()?, input.arbitrary()?, manner),
             16..=17 if manner.0 == 5 => Self::Cancel(input.arbitrary()?),
             16..=17 if manner.0 > 5 => Self::Credit(input.arbitrary()?, input.arbitrary()?),
             16..=17 => Self::Notification(input.arbitrary()?, input.arbitrary()?),
@@ -105,9 +113,11 @@ impl Speech<'_> {
     /// Returns the attachments of its message.
     fn attached(self, serial: u32) -> Vec<Attached> {
         match self {
-            Self::Publish(_, bytes) | Self::Request(_, bytes, _) | Self::Notification(_, bytes) => {
-                attached::some(serial, bytes)
-            }
+            // A value is forgotten with an empty payload.
+            Self::Publish(_, _, Manner(6)) => Vec::new(),
+            Self::Publish(_, bytes, _)
+            | Self::Request(_, bytes, _)
+            | Self::Notification(_, bytes) => attached::some(serial, bytes),
             // The end of a stream has no payload.
             Self::Respond(_, bytes, manner) if manner.answered(0).1 => {
                 attached::some(serial, bytes)
@@ -162,6 +172,18 @@ impl Manner {
         }
     }
 
+    /// Returns the `meta` of a publication, and whether it has a payload.
+    fn published(self) -> (Option<Value>, bool) {
+        match self.0 {
+            0..=2 => (None, true),
+            3 => (Some(json!({"retain": true})), true),
+            4 => (Some(json!({"ack": true})), true),
+            5 => (Some(json!({"retain": true, "ack": true, "headers": {"a": "b"}})), true),
+            6 => (Some(json!({"retain": true})), false),
+            _ => (Some(json!({"epoch": "own", "offset": 1})), true),
+        }
+    }
+
     /// Returns the `meta` of a response, where the next part has this number, and whether it has a
     /// payload.
     fn answered(self, next_seq: u64) -> (Option<Value>, bool) {
@@ -175,10 +197,13 @@ impl Manner {
     }
 }
 
-/// A request that a peer answers.
-pub(super) struct Answered {
-    pub(super) id: String,
+/// What a peer knows of that it speaks about.
+pub(super) struct Known {
+    /// The request that it answers.
+    pub(super) request: String,
     pub(super) next_seq: u64,
+    /// The place of the newest publication on the channel that it subscribes to.
+    pub(super) newest: Option<Place>,
 }
 
 /// One of few names, so that they meet, and some more often than others.
@@ -188,7 +213,7 @@ macro_rules! name {
         pub(super) struct $name(pub(super) usize);
 
         impl $name {
-            const NAMES: &[&str] = &[$($text),*];
+            pub(super) const NAMES: &[&str] = &[$($text),*];
 
             pub(super) fn name(self) -> &'static str {
                 Self::NAMES[self.0]
@@ -205,7 +230,24 @@ macro_rules! name {
 }
 
 name!(App: "app" "other", [0, 0, 0, 1]);
-name!(Channel: "news" "work" "a \"quoted\" \u{e9}" "system", [0, 0, 0, 1, 1, 1, 2, 3]);
+// The first three may have workers. Those behind the fourth are published to alone, and some read like
+// patterns.
+name!(
+    Channel: "news" "work" "a \"quoted\" \u{e9}" "system" "log.a" "log.b" "log.*" "a" ">" "*.a" "*" "a.>.b",
+    [0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 4, 4, 5, 5, 6, 7]
+);
+
+/// A channel that is named as a pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pattern(pub(super) Channel);
+
+impl Arbitrary<'_> for Pattern {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        const CHOICES: &[usize] = &[8, 8, 6, 6, 6, 9, 10, 0, 4, 11];
+        Ok(Self(Channel(CHOICES[usize::from(input.arbitrary::<u8>()?) % CHOICES.len()])))
+    }
+}
+
 name!(Id: "one" "two" "three", [0, 1, 2]);
 
 /// The place of a peer.
@@ -242,6 +284,9 @@ pub(super) enum What {
     Connect(App, Id, Extended),
     Subscribe(Channel, Ack, Whose),
     Unsubscribe(Channel, Ack, Whose),
+    Follow(Channel, Wish),
+    /// What else it says is in the payload.
+    Unwatch(Channel),
     Publish(Channel),
     Request(Channel),
     Notification(Channel),
@@ -274,6 +319,37 @@ fn attach(mut payload: Value, meta: &mut Option<Value>, attached: &[Attached]) -
     payload
 }
 
+/// Returns what is said on the system channel. `None` for what is said elsewhere.
+fn to_the_server(speech: Speech<'_>) -> Option<(What, MessageType, Channel, Value)> {
+    Some(match speech {
+        Speech::Cancel(nth) => {
+            let id = nth_id(nth.into());
+            let payload = json!({"action": "cancel", "message_id": id});
+            (What::Cancel(id), MessageType::Notification, Channel(3), payload)
+        }
+        Speech::Credit(nth, n) => {
+            let (id, n) = (nth_id(nth.into()), [0, 1, 2, 3, 65_536][usize::from(n) % 5]);
+            let payload = json!({"action": "credit", "message_id": id, "n": n});
+            (What::Credit(id, n), MessageType::Notification, Channel(3), payload)
+        }
+        Speech::Serve(Channel(at)) => {
+            let channel = Channel(at % 3);
+            let payload = json!({"action": "serve", "channel": channel.name()});
+            (What::Serve(channel), MessageType::Request, Channel(3), payload)
+        }
+        Speech::StopServing(Channel(at)) => {
+            let channel = Channel(at % 3);
+            let payload = json!({"action": "stop_serving", "channel": channel.name()});
+            (What::StopServing(channel), MessageType::Request, Channel(3), payload)
+        }
+        Speech::System(action) => {
+            let payload = action.payload();
+            (What::System(action), MessageType::Request, Channel(3), payload)
+        }
+        _ => return None,
+    })
+}
+
 /// An error, if one is sent, and the id of the message that it answers, if that could be read.
 pub(super) type Unread = (Option<&'static str>, String);
 
@@ -292,7 +368,7 @@ impl Said {
         speech: Speech<'_>,
         serial: u32,
         own: Option<(App, Id)>,
-        answered: Answered,
+        known: Known,
     ) -> Option<Self> {
         let (app, id) = own.unwrap_or((App(0), Id(0)));
         let member = |whose, ack: Ack| match whose {
@@ -303,7 +379,7 @@ impl Said {
         let numbered = |bytes| payload(serial, bytes);
         // The end of a stream has no payload.
         let attached = speech.attached(serial);
-        let Answered { id: request, next_seq } = answered;
+        let Known { request, next_seq, newest } = known;
         let mut meta = None;
         let (what, kind, channel, payload) = match speech {
             Speech::Connect(app, id, extended) => {
@@ -321,8 +397,20 @@ impl Said {
                 let what = What::Unsubscribe(channel, ack, whose);
                 (what, MessageType::Unsubscribe, channel, member(whose, ack))
             }
-            Speech::Publish(channel, bytes) => {
-                (What::Publish(channel), MessageType::Publish, channel, numbered(bytes))
+            Speech::Follow(channel, wish) | Speech::Watch(Pattern(channel), wish) => {
+                let payload = wish.payload(newest.as_ref());
+                (What::Follow(channel, wish), MessageType::Subscribe, channel, payload)
+            }
+            Speech::Unwatch(Pattern(channel)) => {
+                let payload = json!({"pattern": true, "ack": true});
+                (What::Unwatch(channel), MessageType::Unsubscribe, channel, payload)
+            }
+            Speech::Publish(channel, bytes, manner) => {
+                let has_payload;
+                (meta, has_payload) = manner.published();
+                let bytes = if meta.is_some() { bytes % META_PADDING_MAX } else { bytes };
+                let payload = if has_payload { numbered(bytes) } else { Value::Null };
+                (What::Publish(channel), MessageType::Publish, channel, payload)
             }
             // Requests on the system channel are another speech.
             Speech::Request(Channel(at), bytes, manner) => {
@@ -330,16 +418,6 @@ impl Said {
                 meta = manner.asked();
                 let bytes = if meta.is_some() { bytes % META_PADDING_MAX } else { bytes };
                 (What::Request(channel), MessageType::Request, channel, numbered(bytes))
-            }
-            Speech::Cancel(nth) => {
-                let id = nth_id(nth.into());
-                let payload = json!({"action": "cancel", "message_id": id});
-                (What::Cancel(id), MessageType::Notification, Channel(3), payload)
-            }
-            Speech::Credit(nth, n) => {
-                let (id, n) = (nth_id(nth.into()), [0, 1, 2, 3, 65_536][usize::from(n) % 5]);
-                let payload = json!({"action": "credit", "message_id": id, "n": n});
-                (What::Credit(id, n), MessageType::Notification, Channel(3), payload)
             }
             Speech::Notification(Channel(at), bytes) => {
                 let channel = Channel(at % 3);
@@ -353,20 +431,11 @@ impl Said {
                 let payload = if has_payload { numbered(bytes) } else { Value::Null };
                 (what, MessageType::Response, Channel(0), payload)
             }
-            Speech::Serve(Channel(at)) => {
-                let channel = Channel(at % 3);
-                let payload = json!({"action": "serve", "channel": channel.name()});
-                (What::Serve(channel), MessageType::Request, Channel(3), payload)
-            }
-            Speech::StopServing(Channel(at)) => {
-                let channel = Channel(at % 3);
-                let payload = json!({"action": "stop_serving", "channel": channel.name()});
-                (What::StopServing(channel), MessageType::Request, Channel(3), payload)
-            }
-            Speech::System(action) => {
-                let payload = action.payload();
-                (What::System(action), MessageType::Request, Channel(3), payload)
-            }
+            Speech::Cancel(_)
+            | Speech::Credit(..)
+            | Speech::Serve(_)
+            | Speech::StopServing(_)
+            | Speech::System(_) => to_the_server(speech)?,
             Speech::Abroad(channel) => (What::Abroad, MessageType::Publish, channel, numbered(0)),
             Speech::Raw(body) => return Self::raw(body),
             Speech::TooLarge => {
@@ -427,7 +496,7 @@ impl Said {
         let body = &self.frame[4..];
         let parsed = match from {
             _ if self.meta.is_none() => return None,
-            Extended { call: false, binary: false } => Envelope::parse(body),
+            _ if from.is_none() => Envelope::parse(body),
             Extended { binary: false, .. } => Envelope::parse_extended(body),
             _ => Envelope::parse_binary(body),
         };
@@ -436,7 +505,7 @@ impl Said {
 
     /// Returns whether its `meta` has keys of an extension that a connection does not have.
     pub(super) fn exceeds(&self, from: Extended) -> bool {
-        !from.call && self.meta.as_ref().is_some_and(attached::is_of_call)
+        self.meta.as_ref().is_some_and(|meta| attached::exceeds(meta, from))
     }
 
     /// Returns the form in which a peer with these extensions should get it.

@@ -8,8 +8,6 @@ use crate::broker::fuzzing::script::PEERS;
 /// A message that a peer should be sent.
 #[derive(Debug)]
 pub(super) enum Expected {
-    /// Exactly this, as the publisher wrote it, but in this form.
-    Message(Value, Form),
     Payload {
         message_type: &'static str,
         reply_to: Value,
@@ -45,12 +43,6 @@ impl Expected {
             message["message_type"] == "response" && message["reply_to"] == *reply_to
         };
         match self {
-            Self::Message(expected, form) => {
-                let keys =
-                    ["message_id", "app_id", "channel_id", "message_type", "timestamp", "reply_to"];
-                keys.iter().all(|key| message[key] == expected[key])
-                    && Form::found(message) == *form
-            }
             Self::Payload { message_type, reply_to, payload } => {
                 message["message_type"] == *message_type
                     && message["reply_to"] == *reply_to

@@ -102,7 +102,8 @@ pub(super) fn is_late(said: &Said, now: Duration) -> bool {
 pub(super) fn is_bad(said: &Said, from: Extended) -> bool {
     let is_unread = said.what == What::Publish(Channel(3)) && !said.attached.is_empty();
     let asks_for_none = said.meta.as_ref().is_some_and(|meta| meta["stream"] == 0);
-    is_unread || asks_for_none || said.exceeds(from)
+    let has_place = said.meta.as_ref().is_some_and(|meta| meta.get("epoch").is_some());
+    is_unread || asks_for_none || has_place || said.exceeds(from)
 }
 
 /// Takes the one message out of the news that was passed on to one of the workers.
