@@ -13,29 +13,34 @@ const NAME_BYTES: usize = 40;
 /// If the budget counted more than so many times the real cost, it would shut the server too early.
 const EXCESS_MAX: usize = 5;
 
-struct Hoard {
-    turns: Turns,
+pub(super) struct Hoard {
+    pub(super) turns: Turns,
     /// Connections that read nothing.
-    stalled: HashSet<ConnectionKey>,
+    pub(super) stalled: HashSet<ConnectionKey>,
     connections: usize,
 }
 
 impl Hoard {
-    fn new() -> Self {
-        let limits = Limits::default().connections_max(100_000);
+    fn with(limits: Limits) -> Self {
+        let limits = limits.connections_max(100_000);
         Self { turns: Turns::new(limits), stalled: HashSet::new(), connections: 0 }
     }
 
-    fn say(&mut self, from: ConnectionKey, bytes: &[u8]) {
+    pub(super) fn say(&mut self, from: ConnectionKey, bytes: &[u8]) {
         let stalled = &self.stalled;
         self.turns.receive(from, bytes, |key, _| !stalled.contains(&key));
     }
 
     fn connect_to(&mut self, app: &str) -> ConnectionKey {
+        self.connect_with(app, "")
+    }
+
+    /// Connects with more members in the payload, which begin with a comma.
+    pub(super) fn connect_with(&mut self, app: &str, members: &str) -> ConnectionKey {
         let key = self.turns.accept();
         self.connections += 1;
         let id = name("connection", self.connections);
-        let payload = format!(r#"{{"action":"connect","connection_id":"{id}"}}"#);
+        let payload = format!(r#"{{"action":"connect","connection_id":"{id}"{members}}}"#);
         self.say(key, &frame_of(app, "request", "system", &payload));
         key
     }
@@ -44,7 +49,7 @@ impl Hoard {
         self.connect_to("app")
     }
 
-    fn tell(&mut self, from: ConnectionKey, kind: &str, channel: &str, payload: &str) {
+    pub(super) fn tell(&mut self, from: ConnectionKey, kind: &str, channel: &str, payload: &str) {
         self.say(from, &frame_of("app", kind, channel, payload));
     }
 
@@ -54,7 +59,7 @@ impl Hoard {
     }
 }
 
-fn name(kind: &str, number: usize) -> String {
+pub(super) fn name(kind: &str, number: usize) -> String {
     format!("{kind}-{number:x>width$}", width = NAME_BYTES - kind.len() - 1)
 }
 
@@ -65,7 +70,16 @@ fn assert_counted(
     prepare: impl FnOnce(&mut Hoard) -> Vec<ConnectionKey>,
     hoard: impl FnOnce(&mut Hoard, &[ConnectionKey]),
 ) {
-    let mut held = Hoard::new();
+    assert_counted_with(Limits::default(), what, prepare, hoard);
+}
+
+pub(super) fn assert_counted_with(
+    limits: Limits,
+    what: &str,
+    prepare: impl FnOnce(&mut Hoard) -> Vec<ConnectionKey>,
+    hoard: impl FnOnce(&mut Hoard, &[ConnectionKey]),
+) {
+    let mut held = Hoard::with(limits);
     let prepared = prepare(&mut held);
     let before = held.turns.memory_bytes();
     let info = allocation_counter::measure(|| hoard(&mut held, &prepared));

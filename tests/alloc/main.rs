@@ -9,6 +9,7 @@ mod budget;
 mod client_attachments;
 mod large_payloads;
 mod memory;
+mod topics;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

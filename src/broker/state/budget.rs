@@ -20,6 +20,8 @@ pub(crate) const APPLICATION_BYTES: usize = 768;
 pub(crate) const CHANNEL_BYTES: usize = 800;
 pub(crate) const REPLAY_BYTES: usize = 256;
 pub(crate) const TOPIC_BYTES: usize = 256;
+/// With its timer, and without its messages.
+pub(crate) const HISTORY_BYTES: usize = 256;
 pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
 pub(crate) const REQUEST_BYTES: usize = 480;
 pub(crate) const CALL_BYTES: usize = 320;

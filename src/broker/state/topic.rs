@@ -9,7 +9,7 @@ pub(crate) mod session;
 pub(crate) mod verdicts;
 pub(crate) mod wanted;
 
-use super::budget::TOPIC_BYTES;
+use super::budget::{HISTORY_BYTES, TOPIC_BYTES};
 use std::collections::BTreeSet;
 
 use history::History;
@@ -100,6 +100,7 @@ impl Topic {
 
     /// Returns its memory.
     pub(crate) fn bytes(&self) -> usize {
-        TOPIC_BYTES + self.matches.count * size_of::<NodeKey>()
+        let history_bytes = if self.history.is_some() { HISTORY_BYTES } else { 0 };
+        TOPIC_BYTES + history_bytes + self.matches.count * size_of::<NodeKey>()
     }
 }

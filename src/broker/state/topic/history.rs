@@ -26,6 +26,8 @@ const SMALL_CHUNK_BYTES: usize = 4 << 10;
 const LARGE_CHUNK_BYTES: usize = 64 << 10;
 /// A ring has about so many chunks: it holds one of them at each end that may be nearly empty.
 const CHUNKS: usize = 8;
+/// What a shared frame, which may be a chunk, takes beside its bytes.
+const SHARED_BYTES: usize = 64;
 
 /// The bounds of a ring. Whatever is over one of them is forgotten, the oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +207,10 @@ impl History {
             return;
         }
         let place = match frame.as_shared() {
-            Some(shared) if bytes > COPY_BYTES_MAX => Place::Own(shared.clone()),
+            Some(shared) if bytes > COPY_BYTES_MAX => {
+                pool.gauge().add(SHARED_BYTES);
+                Place::Own(shared.clone())
+            }
             _ => {
                 frame.append_to(self.chunk_for(bytes, pool));
                 Place::Chunk { number: self.open_chunk(), end: self.open.len() as u32 }
@@ -301,6 +306,7 @@ impl History {
         if full.is_empty() {
             return pool.give(full);
         }
+        pool.gauge().add(SHARED_BYTES);
         self.closed.push_back(pool.share(full));
     }
 
@@ -311,7 +317,10 @@ impl History {
         self.first += 1;
         self.bytes -= entry.bytes as usize;
         match entry.place {
-            Place::Own(frame) => pool.give_shared(frame),
+            Place::Own(frame) => {
+                pool.gauge().sub(SHARED_BYTES);
+                pool.give_shared(frame);
+            }
             Place::Chunk { number, end } => {
                 if number == self.open_chunk() {
                     if end as usize == self.open.len() {
@@ -323,6 +332,7 @@ impl History {
                 {
                     debug_assert_eq!(number, self.first_chunk);
                     self.first_chunk = self.first_chunk.wrapping_add(1);
+                    pool.gauge().sub(SHARED_BYTES);
                     pool.give_shared(chunk);
                 }
             }
