@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Sequence, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 from .exceptions import ConnectionError
 
@@ -24,16 +24,16 @@ def native_arguments(host: Any, port: Any, hosts: Any, unix: Any, address_order:
     """
     if address_order not in ORDERS:
         raise ConnectionError(f"address_order is 'listed' or 'random', not {address_order!r}")
-    paths = [] if unix is None else [unix] if isinstance(unix, (str, os.PathLike)) else list(unix)
-    if unix is not None and (not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths)):
+    paths = [] if unix is None else _several(unix, (str, os.PathLike))
+    if unix is not None and not paths:
         raise ConnectionError(f"unix is the path of a socket, or a list of some, not {unix!r}")
     if hosts is not None:
         if paths:
             raise ConnectionError("give hosts or Unix sockets, which cannot be mixed")
         if host != HOST:
             raise ConnectionError("give host or hosts; each of hosts may have its own port, host:port")
-        listed = hosts.split(",") if isinstance(hosts, str) else list(hosts)
-        if not listed or not all(isinstance(one, str) for one in listed):
+        listed = _several(hosts, (str,))
+        if not listed:
             raise ConnectionError(f"hosts is a list of names and addresses, not {hosts!r}")
         hosts = ",".join(listed)
     if not paths:
@@ -44,3 +44,14 @@ def native_arguments(host: Any, port: Any, hosts: Any, unix: Any, address_order:
     # The others have no meaning with a Unix socket, and may be anything.
     where = {"host": HOST, "port": 1} if paths else {"host": host, "port": port}
     return {**where, "hosts": hosts, "unix": paths, "address_order": address_order}
+
+
+def _several(given: Any, types: Tuple[type, ...]) -> List[Any]:
+    """Returns one value or a list of some as a list, and an empty one for anything else."""
+    if isinstance(given, types):
+        return [given]
+    try:
+        listed = list(given)
+    except TypeError:
+        return []
+    return listed if all(isinstance(one, types) for one in listed) else []
