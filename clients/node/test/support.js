@@ -127,11 +127,15 @@ async function served(t, options) {
   return server;
 }
 
-/** The arguments of a server that keeps so many messages of channels that match a pattern, in the application `bench`. */
-function withHistories(t, histories) {
+/**
+ * The arguments of a server that keeps so many messages of channels that match a pattern, in the application `bench`;
+ * of each no more than `bytes`.
+ */
+function withHistories(t, histories, bytes = '4MiB') {
   const file = path.join(temporaryDirectory(t), 'ipc.toml');
   fs.writeFileSync(file, Object.entries(histories).map(([channel, messages]) => (
-    `[[history]]\napp = "bench"\nchannel = ${JSON.stringify(channel)}\nmessages = ${messages}\n`)).join('\n'));
+    `[[history]]\napp = "bench"\nchannel = ${JSON.stringify(channel)}\nmessages = ${messages}\n`
+    + `bytes = "${bytes}"\n`)).join('\n'));
   return ['--config', file];
 }
 
