@@ -16,6 +16,9 @@ use super::state::router::{Application, Channel};
 use super::state::topic::seat::{List, Seat};
 use super::state::topic::session::Pending;
 
+mod lists;
+mod timers;
+
 /// The users of a channel that its own lists do not name.
 #[derive(Default)]
 struct Users {
@@ -38,6 +41,8 @@ impl Broker {
         check_applications(core)?;
         check_patterns(core)?;
         check_kept(core)?;
+        lists::check(core)?;
+        timers::check(core)?;
         let mut users = users(core);
         core.router.channels.iter().try_for_each(|(key, channel)| {
             let users = users.remove(&key).unwrap_or_default();
@@ -72,9 +77,6 @@ fn check_connections(core: &Core) -> Result<(), String> {
         }
         if pending > 0 && connection.send.is_empty() {
             return Err(format!("{key:?} does not get what waits for it"));
-        }
-        if connection.held == Held::Memory && !core.budget.paused.contains(&key) {
-            return Err(format!("{key:?} waits for memory, and is not listed"));
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use super::flow;
 use super::limits::{self, Limits, REFUSALS_MAX};
 use super::state::budget::CONNECTION_BYTES;
 use super::state::connection::{Connection, Held, State};
+use super::state::counters::Counters;
 use super::state::events::{Action, HangUp, Written};
 use super::state::keys::ConnectionKey;
 use super::state::refusal;
@@ -25,6 +26,7 @@ mod call_bounds;
 mod call_chaos;
 mod calls;
 mod concurrency;
+mod counters;
 mod embedding;
 mod judged;
 mod kept;
@@ -59,6 +61,8 @@ struct World {
     holding: Vec<ConnectionKey>,
     /// Connections the broker wants to look at again.
     resumed: Vec<ConnectionKey>,
+    /// Frames and bytes that all connections were sent.
+    sent: (u64, u64),
 }
 
 impl World {
@@ -72,6 +76,7 @@ impl World {
             stalled: Vec::new(),
             holding: Vec::new(),
             resumed: Vec::new(),
+            sent: (0, 0),
         }
     }
 
@@ -148,12 +153,15 @@ impl World {
     fn relieve(&mut self, key: ConnectionKey) {
         let holds = self.holding.contains(&key);
         let received = self.received.entry(key).or_default();
+        let before = received.len();
         let flushed = self.broker.flush(key, |queue| {
             queue.slices().for_each(|slice| received.extend_from_slice(slice));
             Ok::<_, Infallible>(Written { bytes: queue.len(), holds })
         });
         let Ok(flushed) = flushed;
         assert_eq!(flushed.unsent_bytes, 0);
+        self.sent.0 += frames(&received[before..]);
+        self.sent.1 += (received.len() - before) as u64;
     }
 
     /// Returns whether a connection waits for somebody who reads too slowly.
@@ -198,6 +206,17 @@ impl World {
         let core = &self.broker.core;
         if core.connections.len() + core.requests.len() + core.router.channels.len() < 200 {
             self.broker.check_agreement().unwrap();
+            let is_unsent = |(_, found): (_, &Connection)| !found.send.is_empty();
+            if self.closed.is_empty() && !core.connections.iter().any(is_unsent) {
+                let Counters { frames_out, bytes_out, .. } = core.counters;
+                assert_eq!((frames_out, bytes_out), self.sent, "frames and bytes out");
+            }
+            // All that it wanted to look at again was looked at, so that it would sleep now.
+            #[cfg(feature = "net")]
+            {
+                assert_eq!(self.broker.held_for_nothing(), None);
+                assert!(!self.broker.keeps_for_nothing(), "a request is kept for nobody");
+            }
         }
     }
 
@@ -227,6 +246,17 @@ impl World {
         assert!(rest.is_empty(), "whole frames only");
         messages
     }
+}
+
+/// The number of frames, of which none is cut off.
+fn frames(mut bytes: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some((header, behind)) = bytes.split_first_chunk::<4>() {
+        bytes = &behind[u32::from_be_bytes(*header) as usize..];
+        count += 1;
+    }
+    assert!(bytes.is_empty(), "whole frames only");
+    count
 }
 
 fn message(app_id: &str, kind: &str, channel: &str, id: &str, payload: &Value) -> Value {

@@ -56,6 +56,22 @@ impl CallIndex {
         self.by_id.get(id.as_bytes()).map_or(&[], |same| same)
     }
 
+    /// Returns the number of all requests.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.values().map(SmallVec::len).sum()
+    }
+
+    /// Returns whether a request has its place. The id is JSON text, which is the id itself unless
+    /// there are escapes in it.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn has(&self, id: &[u8], request: RequestKey) -> bool {
+        match self.by_id.get(id) {
+            Some(same) => same.contains(&request),
+            None => id.contains(&b'\\') && self.by_id.values().any(|same| same.contains(&request)),
+        }
+    }
+
     /// Removes the requests with an id, and returns them.
     pub(crate) fn take(&mut self, id: &str) -> SameId {
         let same = self.by_id.remove(id.as_bytes()).unwrap_or_default();

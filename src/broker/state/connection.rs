@@ -295,6 +295,18 @@ impl Connections {
         Some(key)
     }
 
+    /// Returns whether a connection is listed among those in their handshake.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn has_newcomer(&self, key: ConnectionKey) -> bool {
+        self.newcomers.contains(key)
+    }
+
+    /// Returns whether a connection is listed among the superseded ones.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn has_superseded(&self, key: ConnectionKey) -> bool {
+        self.superseded.contains(key)
+    }
+
     /// Marks a connection as refused, so that it no longer counts towards the limit.
     pub(crate) fn refuse(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.table.get_mut(key)

@@ -66,6 +66,12 @@ impl<T: Copy> Line<T> {
             self.left = 0;
         }
     }
+
+    /// Returns whether there is an entry of a connection, which may have left.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn contains(&self, key: ConnectionKey) -> bool {
+        self.entries.iter().any(|(other, _)| *other == key)
+    }
 }
 
 #[cfg(test)]

@@ -285,6 +285,20 @@ impl Requests {
         self.table.at(id.index()).filter(|(_, request)| request.id == id)
     }
 
+    /// Returns the memory of a request's frame, if that is kept until a worker has room.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn kept_bytes(&self, request: &PendingRequest) -> Option<usize> {
+        let Answerer::Kept(index) = request.answerer else { return None };
+        Some(self.kept.get(index as usize)?.capacity())
+    }
+
+    /// Checks the timeouts of the same length: they are in order, and no more of them are over than may
+    /// be, of which none is the first one.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn check_timeouts(&self, live: usize) -> Result<(), String> {
+        self.timeouts.check_agreement(live, |key| self.table.get(key).is_some())
+    }
+
     /// Returns the time at which the next request times out.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.timeouts.next_deadline()

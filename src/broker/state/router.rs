@@ -296,6 +296,17 @@ impl Router {
         }
     }
 
+    /// Returns whether a connection stands in the line of those that wait for an obstacle.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn has_in_line(&self, obstacle: Obstacle, key: ConnectionKey) -> bool {
+        let line = match obstacle {
+            Obstacle::Subscriber(channel) => self.channels.get(channel).map(|it| &it.publishers),
+            Obstacle::Worker(channel) => self.channels.get(channel).map(|it| &it.requesters),
+            Obstacle::Pattern(node) => self.patterns.nodes.get(node).map(|it| &it.publishers),
+        };
+        line.is_some_and(|line| line.contains(key))
+    }
+
     /// Returns whether no connection that waits for the obstacle could pass it.
     pub(crate) fn is_blocked(&self, obstacle: Obstacle) -> bool {
         match obstacle {

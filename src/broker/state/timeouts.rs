@@ -61,6 +61,26 @@ impl<K> Timeouts<K> {
         }
     }
 
+    /// Checks that they are in order, that the first one has not ended, and that not too many others have.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn check_agreement(
+        &self,
+        live: usize,
+        is_live: impl Fn(Key<K>) -> bool,
+    ) -> Result<(), String> {
+        if !self.queue.iter().is_sorted_by_key(|(deadline, _)| *deadline) {
+            return Err("timeouts are not in order".to_owned());
+        }
+        if self.queue.front().is_some_and(|(_, key)| !is_live(*key)) {
+            return Err("the first timeout is that of what is over".to_owned());
+        }
+        let len = self.queue.len();
+        if len > 2 * live + ENDED_MAX {
+            return Err(format!("{len} timeouts are kept for {live} requests"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.queue.front().map(|(deadline, _)| *deadline)
     }

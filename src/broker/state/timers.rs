@@ -119,6 +119,12 @@ impl Timers {
         self.queue.len()
     }
 
+    /// The timers that run, and what each is for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TimerKey, Due)> {
+        self.queue.iter().map(|(timer, due)| (*timer, *due))
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         self.queue.first_key_value().map(|(key, _)| key.deadline())
     }

@@ -364,6 +364,16 @@ impl Turn {
         self.has_begun = true;
     }
 
+    /// Returns whether a connection stands in a lane.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn has_in_lane(&self, lane: Lane, key: ConnectionKey) -> bool {
+        let queue = match lane {
+            Lane::Light => &self.light,
+            Lane::Heavy => &self.heavy,
+        };
+        queue.waiting.contains(key)
+    }
+
     fn queue(&mut self, lane: Lane) -> &mut Queue {
         match lane {
             Lane::Light => &mut self.light,
