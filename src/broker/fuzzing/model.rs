@@ -3,11 +3,12 @@
 mod calls;
 mod choice;
 mod expected;
+mod kept;
 mod leaving;
 mod passing;
 mod request;
 mod serving;
-pub(super) mod topics;
+mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,9 +16,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::expected::{Expectations, Expected};
+use self::kept::Topics;
+pub(super) use self::kept::{Places, Publication, Waiting, histories};
 use self::request::{Request, Told};
-use self::topics::Topics;
-pub(super) use self::topics::{Places, Publication, Waiting, histories};
 use super::attached::Extended;
 use super::script::{App, Channel, Id, Known, PEERS, Pattern, Said, Speech, What};
 use crate::Limits;
