@@ -51,7 +51,7 @@ const SIDEBAR = [
     ['Streams', '/guide/streams'],
     ['Bytes, arrays and tensors', '/guide/attachments'],
     ['Application errors', '/guide/errors'],
-    ['Reconnecting and pools', '/guide/connections'],
+    ['Reconnecting, several servers, pools', '/guide/connections'],
     ['Tokens and access', '/guide/access'],
     ['TLS', '/guide/tls'],
     ['Embedding the server', '/guide/embedding'],

@@ -8,6 +8,7 @@ mod leaving;
 mod listening;
 mod published;
 mod screen;
+mod servers;
 mod streaming;
 mod terminal;
 mod topics;

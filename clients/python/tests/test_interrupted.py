@@ -1,5 +1,5 @@
-"""Subscriptions that are cut off while the server still sends what it has kept, to a reader that is so slow that most of
-it has not come by then: by a client that takes over, and by a server that drains and begins anew."""
+"""Subscriptions that are cut off while the server still sends what it has kept, to a reader that is so slow that most
+of it has not come by then: by a client that takes over, and by a server that drains and begins anew."""
 
 import asyncio
 
