@@ -125,7 +125,7 @@ fn histories() {
         let payload = format!("\"{}\"", "x".repeat(bytes));
         let what = format!("histories of {messages} messages of {bytes} B");
         assert_counted(&what, few, |held, peers| {
-            for n in 0..(4 << 20) / (messages * (bytes + 200)) + 1 {
+            for n in 0..=(4 << 20) / (messages * (bytes + 200)) {
                 for _ in 0..messages {
                     held.tell(peers[0], "publish", &format!("h.{n}"), &payload);
                 }
