@@ -14,23 +14,23 @@ const OWN_EPOCH_BYTES_MAX: usize = 12;
 pub(crate) const OWN_PLACE_BYTES_MAX: usize = OWN_EPOCH_BYTES_MAX + PLACE_BYTES_MAX;
 const BEFORE_EPOCH: &[u8] = b",\"meta\":{\"epoch\":\"";
 const BEFORE_OFFSET: &[u8] = b"\",\"offset\":";
-const TAIL_BYTES_MAX: usize = BEFORE_EPOCH.len() + OWN_EPOCH_BYTES_MAX + BEFORE_OFFSET.len() + 22;
+const EPOCH_AT: usize = BEFORE_EPOCH.len();
+const BEHIND_EPOCH: usize = EPOCH_AT + OWN_EPOCH_BYTES_MAX;
+const OFFSET_AT: usize = BEHIND_EPOCH + BEFORE_OFFSET.len();
+const BEHIND_OFFSET: &[u8] = b"}}";
+const TAIL_BYTES_MAX: usize = OFFSET_AT + 20 + BEHIND_OFFSET.len();
 
 /// The end of a publication without a `meta` of its own that has a place in a history. It is written
 /// once, for the history and for the subscribers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tail {
     bytes: [u8; TAIL_BYTES_MAX],
-    len: usize,
+    len: u8,
 }
 
 impl Tail {
     /// An epoch is as long as those that the server makes.
-    #[inline]
     pub(crate) fn new(epoch: [u8; OWN_EPOCH_BYTES_MAX], offset: u64) -> Self {
-        const EPOCH_AT: usize = BEFORE_EPOCH.len();
-        const BEHIND_EPOCH: usize = EPOCH_AT + OWN_EPOCH_BYTES_MAX;
-        const OFFSET_AT: usize = BEHIND_EPOCH + BEFORE_OFFSET.len();
         let mut bytes = [0; TAIL_BYTES_MAX];
         bytes[..EPOCH_AT].copy_from_slice(BEFORE_EPOCH);
         bytes[EPOCH_AT..BEHIND_EPOCH].copy_from_slice(&epoch);
@@ -39,24 +39,67 @@ impl Tail {
         let digits = digits.format(offset).as_bytes();
         let end = OFFSET_AT + digits.len();
         bytes[OFFSET_AT..end].copy_from_slice(digits);
-        bytes[end..end + 2].copy_from_slice(b"}}");
-        Self { bytes, len: end + 2 }
+        bytes[end..end + BEHIND_OFFSET.len()].copy_from_slice(BEHIND_OFFSET);
+        Self { bytes, len: (end + BEHIND_OFFSET.len()) as u8 }
     }
 
-    /// Returns the bytes of the frame of a publication that came with this body.
+    /// Goes on to the end of the next publication, which has this offset.
     #[inline]
-    pub(crate) fn frame_bytes(&self, body: &[u8]) -> usize {
-        HEADER_BYTES + end_of(body) + self.len
+    pub(crate) fn advance(&mut self, offset: u64) {
+        let digit = self.bytes.get_mut(usize::from(self.len) - BEHIND_OFFSET.len() - 1);
+        if let Some(digit @ b'0'..=b'8') = digit {
+            *digit += 1;
+        } else {
+            self.begin_anew(offset);
+        }
     }
 
-    /// Appends that frame.
+    #[inline(never)]
+    fn begin_anew(&mut self, offset: u64) {
+        *self = Self::new(self.epoch(), offset);
+    }
+
+    /// Returns the epoch.
     #[inline]
-    pub(crate) fn append_to(&self, out: &mut Vec<u8>, body: &[u8]) {
-        let body = &body[..end_of(body)];
-        out.reserve(HEADER_BYTES + body.len() + self.len);
-        out.extend_from_slice(&((body.len() + self.len) as u32).to_be_bytes());
-        out.extend_from_slice(body);
-        out.extend_from_slice(&self.bytes[..self.len]);
+    pub(crate) fn epoch(&self) -> [u8; OWN_EPOCH_BYTES_MAX] {
+        let mut epoch = [0; OWN_EPOCH_BYTES_MAX];
+        epoch.copy_from_slice(&self.bytes[EPOCH_AT..BEHIND_EPOCH]);
+        epoch
+    }
+
+    /// Returns the bytes of the frame of a publication whose body was opened.
+    #[inline]
+    pub(crate) fn frame_bytes(&self, open: Open<'_>) -> usize {
+        HEADER_BYTES + open.0.len() + usize::from(self.len)
+    }
+
+    /// Appends that frame. A buffer with room for [`Open::room`] does not grow.
+    #[inline]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>, open: Open<'_>) {
+        let body_bytes = open.0.len() + usize::from(self.len);
+        let end = out.len() + HEADER_BYTES + body_bytes;
+        out.extend_from_slice(&(body_bytes as u32).to_be_bytes());
+        out.extend_from_slice(open.0);
+        // A copy of a length that the compiler knows is a few moves.
+        out.extend_from_slice(&self.bytes);
+        out.truncate(end);
+    }
+}
+
+/// A body without its last brace, behind which its place is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Open<'a>(&'a [u8]);
+
+impl<'a> Open<'a> {
+    #[inline]
+    pub(crate) fn new(body: &'a [u8]) -> Self {
+        Self(&body[..end_of(body)])
+    }
+
+    /// Returns the bytes that a buffer needs so that the frame can be appended to it.
+    #[inline]
+    pub(crate) fn room(self) -> usize {
+        HEADER_BYTES + self.0.len() + TAIL_BYTES_MAX
     }
 }
 
@@ -159,10 +202,13 @@ mod tests {
                     body.as_bytes(),
                     None,
                 );
-                let tail = Tail::new(*b"0123456789ab", offset);
-                tail.append_to(&mut out, body.as_bytes());
+                let mut tail = Tail::new(*b"0123456789ab", offset - 1);
+                tail.advance(offset);
+                let open = Open::new(body.as_bytes());
+                tail.append_to(&mut out, open);
                 assert_eq!(&out[b"before".len()..], expected);
-                assert_eq!(tail.frame_bytes(body.as_bytes()), expected.len());
+                assert_eq!(tail.frame_bytes(open), expected.len());
+                assert!(open.room() >= expected.len());
             }
         }
     }

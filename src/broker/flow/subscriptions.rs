@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use serde::Serialize;
 
 use super::forms::{Forms, Publication, SHARED_BY_MIN};
-use super::topic::{conflation, publishing, replays};
+use super::topic::{self, conflation, publishing, replays};
 use super::{answers, channels, queues};
 use crate::branches::{self, Branch};
 use crate::broker::limits::Limits;
@@ -31,7 +31,7 @@ pub(crate) fn fan_out(
         return 0;
     };
     if target.is_topical {
-        return publishing::fan_out(core, channel, frames, publications);
+        return topic::fan_out::fan_out(core, channel, frames, publications);
     }
     // Sending does not change the list of subscribers: a connection that has to be closed is closed
     // later.

@@ -2,6 +2,7 @@
 
 pub(crate) mod audience;
 pub(crate) mod conflation;
+pub(crate) mod fan_out;
 pub(crate) mod keeping;
 pub(crate) mod patterns;
 pub(crate) mod publishing;

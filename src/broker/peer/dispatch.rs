@@ -283,7 +283,7 @@ fn charge(
 
 /// Counts those who hear a publication on a channel that is congested or topical, and returns whether
 /// it is delivered alone. If one of them reads too slowly, its publisher waits.
-#[cold]
+#[inline]
 fn look_at(
     core: &mut Core,
     from: ConnectionKey,
@@ -292,13 +292,15 @@ fn look_at(
     body: &[u8],
 ) -> Result<(usize, bool), Stop> {
     keeping::check_size(core, channel, body)?;
-    match audience::measure(core, channel) {
-        Ok(found) => Ok((found.subscribers, is_alone || found.is_one_by_one)),
+    let known = audience::extent(&core.router, channel);
+    let found = match known.map_or_else(|| audience::measure(core, channel), Ok) {
+        Ok(found) => found,
         Err(obstacle) => {
             queues::park(core, from, obstacle);
-            Err(Stop::Held)
+            return Err(Stop::Held);
         }
-    }
+    };
+    Ok((found.subscribers, is_alone || found.is_one_by_one))
 }
 
 /// A publication to a channel that does not exist, and so has no subscribers.

@@ -76,8 +76,19 @@ impl Topic {
     /// Returns whether nothing of it is in use.
     pub(crate) fn is_idle(&self) -> bool {
         let keeps_nothing = self.history.is_none() && self.last.is_none() && !self.holds;
-        let is_heard = !self.conflating.is_empty() || !self.replaying.is_empty();
-        keeps_nothing && !is_heard && self.matches.count == 0 && !self.matches.are_many
+        keeps_nothing && !self.is_heard() && self.matches.count == 0 && !self.matches.are_many
+    }
+
+    /// Returns whether others than the channel's plain subscribers and those of patterns hear it.
+    #[inline]
+    fn is_heard(&self) -> bool {
+        !self.conflating.is_empty() || !self.replaying.is_empty()
+    }
+
+    /// Returns whether only the channel's plain subscribers hear it, and a history keeps what they hear.
+    #[inline]
+    pub(crate) fn is_history_alone(&self) -> bool {
+        self.history.is_some() && !self.is_heard() && !self.matches.is_any()
     }
 
     /// Returns whether anything is kept of the channel's publications.

@@ -1,23 +1,59 @@
 //! Who hears a publication on a topical channel: the subscribers of the channel and those of all
 //! patterns that match its name.
 
+use super::replays;
+use crate::broker::flow::forms::SHARED_BY_MIN;
 use crate::broker::state::connection::{Obstacle, Round};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
-use crate::broker::state::router::Channel;
+use crate::broker::state::router::{Channel, Router};
 use crate::broker::state::topic::seat::List;
 use crate::broker::state::topic::{MATCHES_KEPT_MAX, Matches};
 
 /// So many nodes that a look-up visits are as much work as a delivery.
 const VISITS_PER_WORK: usize = 4;
 
-/// The patterns that match a name. They leave their place while a publication is delivered.
+/// Those who hear the publications of a channel, or of a name that has none. The patterns that match
+/// leave their place while a publication is delivered.
 pub(crate) struct Matching {
     pub(crate) nodes: Vec<NodeKey>,
-    /// Some of their subscribers conflate.
-    conflate: bool,
-    /// The channel that keeps them. `None`: they are looked up for each publication.
+    /// Some of the subscribers conflate.
+    pub(crate) conflates: bool,
+    /// Some subscribers of the channel are still sent what was kept.
+    pub(crate) is_replaying: bool,
+    /// The channel gives places to its publications.
+    pub(crate) has_history: bool,
+    /// Subscribers of the channel that do not conflate.
+    subscribers: usize,
+    /// The channel that keeps the patterns. `None`: they are looked up for each publication.
     kept_by: Option<ChannelKey>,
+}
+
+impl Matching {
+    fn of(nodes: Vec<NodeKey>, conflates: bool) -> Self {
+        let (is_replaying, has_history) = (false, false);
+        Self { nodes, conflates, is_replaying, has_history, subscribers: 0, kept_by: None }
+    }
+
+    /// Adds what the channel itself has.
+    #[inline]
+    fn with_channel(self, channel: &Channel) -> Self {
+        let topic = channel.topic.as_ref();
+        Self {
+            conflates: self.conflates || topic.is_some_and(|topic| !topic.conflating.is_empty()),
+            is_replaying: topic.is_some_and(|topic| !topic.replaying.is_empty()),
+            has_history: topic.is_some_and(|topic| topic.history.is_some()),
+            subscribers: channel.subscribers.len(),
+            ..self
+        }
+    }
+
+    /// Returns whether so many hear a publication that their queues are to share small frames, too. A
+    /// pattern counts as one of them.
+    #[inline]
+    pub(crate) fn are_many(&self) -> bool {
+        self.subscribers + self.nodes.len() >= SHARED_BY_MIN
+    }
 }
 
 /// The number of those who hear a publication.
@@ -28,29 +64,41 @@ pub(crate) struct Extent {
     pub(crate) is_one_by_one: bool,
 }
 
+/// Returns the extent of a publication's audience, if it is known and nothing may stand in its way.
+#[inline]
+pub(crate) fn extent(router: &Router, channel: ChannelKey) -> Option<Extent> {
+    let target = router.channels.get(channel).filter(|target| target.congested == 0)?;
+    let tree = router.applications.get(target.application)?.patterns.as_ref();
+    let own = target.subscribers.len();
+    match (&target.topic, tree) {
+        (Some(topic), None) => {
+            let subscribers = own + topic.conflating.len();
+            Some(Extent { subscribers, is_one_by_one: topic.is_one_by_one() })
+        }
+        (Some(topic), Some(tree)) => {
+            let Matches { conflate, subscribers, counted_at, .. } = topic.matches;
+            let is_known = topic.matches.is_of(tree) && counted_at == tree.changes;
+            if !is_known || router.patterns.congested > 0 {
+                return None;
+            }
+            let subscribers = own + topic.conflating.len() + subscribers;
+            Some(Extent { subscribers, is_one_by_one: conflate || topic.is_one_by_one() })
+        }
+        (None, _) => None,
+    }
+}
+
 /// Returns the extent of a publication's audience, or what stands in its way.
+#[cold]
+#[inline(never)]
 pub(crate) fn measure(core: &mut Core, channel: ChannelKey) -> Result<Extent, Obstacle> {
-    let router = &core.router;
-    let Some(target) = router.channels.get(channel) else { return Ok(Extent::default()) };
+    let Some(target) = core.router.channels.get(channel) else { return Ok(Extent::default()) };
     if target.congested > 0 {
         return Err(Obstacle::Subscriber(channel));
     }
     let topic = target.topic.as_ref();
     let subscribers = target.subscribers.len() + topic.map_or(0, |topic| topic.conflating.len());
     let is_one_by_one = topic.is_some_and(|topic| topic.is_one_by_one());
-    let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
-    if tree.is_none() {
-        return Ok(Extent { subscribers, is_one_by_one });
-    }
-    if let (Some(tree), Some(topic)) = (tree, topic)
-        && topic.matches.is_of(tree)
-        && topic.matches.counted_at == tree.changes
-        && router.patterns.congested == 0
-    {
-        let Matches { conflate, subscribers: of_patterns, .. } = topic.matches;
-        let subscribers = subscribers + of_patterns;
-        return Ok(Extent { subscribers, is_one_by_one: is_one_by_one || conflate });
-    }
     let matching = take(core, channel);
     let of_patterns = measure_patterns(core, &matching);
     give_back(core, matching);
@@ -86,51 +134,61 @@ pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<Exten
     Ok(extent)
 }
 
-/// Returns whether each publication on a channel has to be delivered by itself.
-#[inline]
-pub(crate) fn is_one_by_one(core: &mut Core, channel: ChannelKey) -> bool {
-    let router = &core.router;
-    let Some(target) = router.channels.get(channel) else { return false };
-    if target.topic.as_ref().is_some_and(|topic| topic.is_one_by_one()) {
-        return true;
-    }
-    let tree = router.applications.get(target.application).and_then(|own| own.patterns.as_ref());
-    let Some(tree) = tree else { return false };
-    if let Some(topic) = &target.topic
-        && topic.matches.is_of(tree)
-    {
-        return topic.matches.conflate;
-    }
-    let matching = take(core, channel);
-    let conflates = matching.conflate;
-    give_back(core, matching);
-    conflates
-}
-
 /// Takes the patterns that match a channel's name. They are looked up if they have changed.
 pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
     let router = &mut core.router;
-    let none = Matching { nodes: Vec::new(), conflate: false, kept_by: None };
+    let none = Matching::of(Vec::new(), false);
     let Some(target) = router.channels.get_mut(channel) else { return none };
-    let Some(tree) = router.applications.get(target.application).and_then(|own| own.patterns)
-    else {
-        // A channel with a history stays topical.
-        if target
-            .topic
-            .as_ref()
-            .is_none_or(|topic| topic.history.is_none() || topic.matches.is_any())
-        {
-            forget(core, channel);
+    let owner = router.applications.get(target.application);
+    match (&mut target.topic, owner.and_then(|own| own.patterns.as_ref())) {
+        (Some(topic), Some(tree)) if topic.matches.is_of(tree) => {
+            let nodes = std::mem::take(&mut topic.matches.nodes);
+            let matching = Matching::of(nodes, topic.matches.conflate).with_channel(target);
+            return Matching { kept_by: Some(channel), ..matching };
         }
-        return none;
-    };
-    if let Some(topic) = &mut target.topic
-        && topic.matches.is_of(&tree)
-    {
-        let nodes = std::mem::take(&mut topic.matches.nodes);
-        return Matching { nodes, conflate: topic.matches.conflate, kept_by: Some(channel) };
+        (Some(topic), None) if !topic.matches.is_any() && !topic.is_idle() => {
+            return Matching::of(Vec::new(), false).with_channel(target);
+        }
+        _ => {}
     }
-    look_up(core, channel)
+    take_anew(core, channel)
+}
+
+/// Does the same after those who are still sent what was kept have got what they would lose by
+/// publications of so many bytes.
+#[inline]
+pub(crate) fn take_with_room(
+    core: &mut Core,
+    channel: ChannelKey,
+    publications: u32,
+    bytes: usize,
+) -> Matching {
+    let matching = take(core, channel);
+    if !matching.is_replaying {
+        return matching;
+    }
+    give_back(core, matching);
+    replays::make_way(core, channel, publications, bytes);
+    take(core, channel)
+}
+
+#[cold]
+#[inline(never)]
+fn take_anew(core: &mut Core, channel: ChannelKey) -> Matching {
+    let found = core.router.channels.get(channel);
+    let Some(target) = found else { return Matching::of(Vec::new(), false) };
+    let owner = core.router.applications.get(target.application);
+    let has_patterns = owner.is_some_and(|own| own.patterns.is_some());
+    let matching = if has_patterns {
+        look_up(core, channel)
+    } else {
+        forget(core, channel);
+        Matching::of(Vec::new(), false)
+    };
+    match core.router.channels.get(channel) {
+        Some(target) => matching.with_channel(target),
+        None => matching,
+    }
 }
 
 /// The application has no patterns any more, so that the channel may be a plain one again.
@@ -142,10 +200,9 @@ fn forget(core: &mut Core, channel: ChannelKey) {
 
 #[cold]
 fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
-    let none = Matching { nodes: Vec::new(), conflate: false, kept_by: None };
-    let Some(target) = core.router.channels.get(channel) else { return none };
-    let (application, id) = (target.application, target.id.clone());
-    let Matching { nodes, conflate, .. } = look_up_name(core, application, &id);
+    let found = core.router.channels.get(channel).map(|it| (it.application, it.id.clone()));
+    let Some((application, id)) = found else { return Matching::of(Vec::new(), false) };
+    let Matching { nodes, conflates, .. } = look_up_name(core, application, &id);
     let tree = core.router.applications.get(application).and_then(|own| own.patterns);
     let generation = tree.map_or(0, |tree| tree.generation);
     let are_many = nodes.len() > MATCHES_KEPT_MAX;
@@ -153,7 +210,7 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
     core.router.change_topic(channel, |topic| {
         topic.matches.generation = generation;
         topic.matches.are_many = are_many;
-        topic.matches.conflate = conflate;
+        topic.matches.conflate = conflates;
         topic.matches.counted_at = 0;
         topic.matches.nodes.clear();
         if are_many {
@@ -164,12 +221,13 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
         topic.matches.count = topic.matches.nodes.len();
     });
     if are_many {
-        return Matching { nodes, conflate, kept_by: None };
+        return Matching::of(nodes, conflates);
     }
     core.router.patterns.scratch = nodes;
     let topic = core.router.channels.get_mut(channel).and_then(|target| target.topic.as_mut());
     let kept = topic.map(|topic| std::mem::take(&mut topic.matches.nodes));
-    Matching { nodes: kept.unwrap_or_default(), conflate, kept_by: Some(channel) }
+    let matching = Matching::of(kept.unwrap_or_default(), conflates);
+    Matching { kept_by: Some(channel), ..matching }
 }
 
 /// Looks up the patterns that match a name, of which there need not be a channel.
@@ -185,15 +243,8 @@ pub(crate) fn look_up_name(core: &mut Core, application: ApplicationKey, name: &
         core.turn.note_work(visited / VISITS_PER_WORK);
     }
     let mut found = nodes.iter().filter_map(|key| core.router.patterns.nodes.get(*key));
-    let conflate = found.any(|node| !node.conflating.is_empty());
-    Matching { nodes, conflate, kept_by: None }
-}
-
-/// Returns whether some are still sent what was kept of a channel.
-#[inline]
-pub(crate) fn is_replaying(core: &Core, channel: ChannelKey) -> bool {
-    let topic = core.router.channels.get(channel).and_then(|found| found.topic.as_ref());
-    topic.is_some_and(|topic| !topic.replaying.is_empty())
+    let conflates = found.any(|node| !node.conflating.is_empty());
+    Matching::of(nodes, conflates)
 }
 
 /// Puts the patterns back where they are kept.
@@ -233,43 +284,59 @@ pub(crate) fn for_each(
     matching: &Matching,
     to: &mut impl Deliver,
 ) -> (usize, usize) {
-    let found = channel.and_then(|channel| core.router.channels.get(channel));
-    let (mut conflates, mut is_replaying) = (matching.conflate, false);
-    if let Some(Channel { topic: Some(topic), .. }) = found {
-        conflates |= !topic.conflating.is_empty();
-        is_replaying = !topic.replaying.is_empty();
+    let round = begin_round(core, channel, matching.is_replaying);
+    let mut count = Count::default();
+    if matching.conflates {
+        pass(core, channel, matching, List::Conflating, round, to, &mut count);
     }
-    let round = begin_round(core, channel, is_replaying);
-    let (mut taken, mut all) = (0, 0);
-    let lists = if conflates { &[List::Conflating, List::Live][..] } else { &[List::Live] };
-    for &list in lists {
-        if let Some(channel) = channel
-            && let Some(keys) = core.router.take_list(channel, list)
-        {
-            all += keys.len();
-            for key in &keys {
-                let hearer = Hearer { key: *key, list, by_pattern: false, round };
-                taken += usize::from(to.deliver(core, hearer));
-            }
-            core.router.put_list(channel, list, keys);
+    pass(core, channel, matching, List::Live, round, to, &mut count);
+    (count.taken, count.all)
+}
+
+#[derive(Default)]
+struct Count {
+    taken: usize,
+    all: usize,
+}
+
+/// Delivers to those in one kind of list.
+#[expect(clippy::inline_always, reason = "there is less to do where the kind of list is known")]
+#[inline(always)]
+fn pass(
+    core: &mut Core,
+    channel: Option<ChannelKey>,
+    matching: &Matching,
+    list: List,
+    round: Round,
+    to: &mut impl Deliver,
+    count: &mut Count,
+) {
+    if let Some(channel) = channel
+        && (list != List::Live || matching.subscribers > 0)
+        && let Some(keys) = core.router.take_list(channel, list)
+    {
+        count.all += keys.len();
+        for key in &keys {
+            let hearer = Hearer { key: *key, list, by_pattern: false, round };
+            count.taken += usize::from(to.deliver(core, hearer));
         }
-        for node in &matching.nodes {
-            if let Some(key) = core.router.patterns.only(*node, list) {
-                all += 1;
-                let hearer = Hearer { key, list, by_pattern: true, round };
-                taken += usize::from(to.deliver(core, hearer));
-                continue;
-            }
-            let Some(keys) = core.router.patterns.take_list(*node, list) else { continue };
-            all += keys.len();
-            for key in &keys {
-                let hearer = Hearer { key: *key, list, by_pattern: true, round };
-                taken += usize::from(to.deliver(core, hearer));
-            }
-            core.router.patterns.put_list(*node, list, keys);
-        }
+        core.router.put_list(channel, list, keys);
     }
-    (taken, all)
+    for node in &matching.nodes {
+        if let Some(key) = core.router.patterns.only(*node, list) {
+            count.all += 1;
+            let hearer = Hearer { key, list, by_pattern: true, round };
+            count.taken += usize::from(to.deliver(core, hearer));
+            continue;
+        }
+        let Some(keys) = core.router.patterns.take_list(*node, list) else { continue };
+        count.all += keys.len();
+        for key in &keys {
+            let hearer = Hearer { key: *key, list, by_pattern: true, round };
+            count.taken += usize::from(to.deliver(core, hearer));
+        }
+        core.router.patterns.put_list(*node, list, keys);
+    }
 }
 
 /// Begins a round in which those are not reached that wait for the publication in what is kept.

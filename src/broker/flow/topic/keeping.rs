@@ -17,41 +17,35 @@ use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::timers::{Due, Moment};
 use crate::broker::state::topic::Topic;
-use crate::broker::state::topic::history::{Bounds, Epoch};
+use crate::broker::state::topic::history::{Bounds, Epoch, History};
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::placed::{OWN_PLACE_BYTES_MAX, Tail};
-use crate::proto::{BufferPool, COPY_BYTES_MAX, Envelope, ErrorCode, Meta, OutFrame};
+use crate::proto::placed::{OWN_PLACE_BYTES_MAX, Open};
+use crate::proto::{BufferPool, COPY_BYTES_MAX, Envelope, ErrorCode, Meta, OutFrame, SharedFrame};
 
 /// The form in which peers with the extension get publications of a channel with a history.
-pub(crate) enum Placed<'a> {
-    /// The channel has no history.
-    Not,
+pub(crate) enum Placed {
     /// A frame would be too large with its place.
     TooLarge,
-    /// A small one, which is written when the first of them gets it.
-    Small(&'a [u8], Tail),
-    Frames(OutFrame<'static>),
+    /// It is the newest in the history, which has a small one for itself alone.
+    Newest,
+    Frames(SharedFrame),
 }
 
-impl Placed<'_> {
-    /// Returns the frames, unless they would be too large.
-    #[inline]
-    pub(crate) fn frames(&mut self, pool: &mut BufferPool) -> Option<&OutFrame<'static>> {
-        if matches!(self, Self::Small(..)) {
-            self.write(pool);
-        }
+impl Placed {
+    /// Returns the frames, unless they would be too large. Nothing was kept since then.
+    pub(crate) fn into_frames(
+        self,
+        core: &mut Core,
+        channel: ChannelKey,
+    ) -> Option<OutFrame<'static>> {
         match self {
-            Self::Frames(frames) => Some(frames),
-            _ => None,
-        }
-    }
-
-    #[inline(never)]
-    fn write(&mut self, pool: &mut BufferPool) {
-        if let Self::Small(body, tail) = self {
-            let mut bytes = pool.take_small(tail.frame_bytes(body));
-            tail.append_to(&mut bytes, body);
-            *self = Self::Frames(OutFrame::shared(pool.share(bytes)));
+            Self::TooLarge => None,
+            Self::Newest => {
+                let topic = core.router.channels.get(channel)?.topic.as_ref()?;
+                let newest = topic.history.as_ref()?.newest_frame()?;
+                Some(OutFrame::whole(newest).to_shared(&mut core.pool))
+            }
+            Self::Frames(frames) => Some(OutFrame::shared(frames)),
         }
     }
 
@@ -59,39 +53,81 @@ impl Placed<'_> {
     #[inline]
     pub(crate) fn recycle(self, pool: &mut BufferPool) {
         if let Self::Frames(frames) = self {
-            frames.recycle(pool);
+            pool.give_shared(frames);
         }
     }
 }
 
 /// Gives publications without a `meta` their places in the history of their channel, and keeps them.
-#[inline]
-pub(crate) fn place<'a>(
+/// `None`: it has no history.
+pub(crate) fn place(
     core: &mut Core,
     channel: ChannelKey,
-    frames: &'a OutFrame<'_>,
+    frames: &OutFrame<'_>,
     publications: u32,
-) -> Placed<'a> {
-    let found = core.router.channels.get_mut(channel);
-    let Some(topic) = found.and_then(|found| found.topic.as_deref_mut()) else {
-        return Placed::Not;
-    };
-    let Some(history) = topic.history.as_deref_mut() else { return Placed::Not };
-    let now = core.turn.now.monotonic.into();
-    if publications == 1
-        && let Some(body) = frames.body()
-    {
-        let tail = Tail::new(history.epoch().0, history.next_offset());
-        let bytes = tail.frame_bytes(body);
-        if bytes <= COPY_BYTES_MAX && bytes - HEADER_BYTES <= core.limits.frame_bytes_max {
-            history.push_placed(body, &tail, now, &mut core.pool);
-            if topic.is_unsettled() {
-                settle(core, channel);
-            }
-            return Placed::Small(body, tail);
+) -> Option<Placed> {
+    let Core { router, turn, limits, pool, .. } = core;
+    let topic = router.channels.get_mut(channel)?.topic.as_deref_mut()?;
+    let history = topic.history.as_deref_mut()?;
+    let now = turn.now.monotonic.into();
+    if publications == 1 && keep_small(history, frames, now, limits, pool) {
+        if topic.is_unsettled() {
+            settle(core, channel);
         }
+        return Some(Placed::Newest);
     }
-    place_frames(core, channel, frames, publications)
+    Some(place_frames(core, channel, frames, publications))
+}
+
+/// Does the same if nobody but the subscribers of the channel hears it, and takes them out of it. They are
+/// put back with [`Router::put_list`].
+///
+/// [`Router::put_list`]: crate::broker::state::router::Router::put_list
+#[inline]
+pub(crate) fn place_for_subscribers(
+    core: &mut Core,
+    channel: ChannelKey,
+    frames: &OutFrame<'_>,
+    publications: u32,
+) -> Option<(Placed, Vec<ConnectionKey>)> {
+    let Core { router, turn, limits, pool, .. } = core;
+    let target = router.channels.get_mut(channel)?;
+    let topic = target.topic.as_deref_mut().filter(|topic| topic.is_history_alone())?;
+    let history = topic.history.as_deref_mut()?;
+    if router.applications.get(target.application)?.patterns.is_some() {
+        return None;
+    }
+    let subscribers = std::mem::take(&mut target.subscribers);
+    let now = turn.now.monotonic.into();
+    let placed = if publications == 1 && keep_small(history, frames, now, limits, pool) {
+        if topic.is_unsettled() {
+            settle(core, channel);
+        }
+        Placed::Newest
+    } else {
+        place_frames(core, channel, frames, publications)
+    };
+    Some((placed, subscribers))
+}
+
+/// Keeps a publication if it is small enough for a copy, and for the history.
+#[expect(clippy::inline_always, reason = "each publication that is kept passes here")]
+#[inline(always)]
+fn keep_small(
+    history: &mut History,
+    frames: &OutFrame<'_>,
+    now: Moment,
+    limits: &Limits,
+    pool: &mut BufferPool,
+) -> bool {
+    let Some(open) = frames.body().map(Open::new) else { return false };
+    let bytes = history.tail().frame_bytes(open);
+    let is_small = bytes <= COPY_BYTES_MAX && bytes - HEADER_BYTES <= limits.frame_bytes_max;
+    let is_kept = is_small && history.may_hold(bytes);
+    if is_kept {
+        history.push_placed(open, now, pool);
+    }
+    is_kept
 }
 
 /// Does the same for a run, and for a large publication, which the history shares with the queues.
@@ -101,35 +137,34 @@ fn place_frames(
     channel: ChannelKey,
     frames: &OutFrame<'_>,
     publications: u32,
-) -> Placed<'static> {
+) -> Placed {
     let found = core.router.channels.get_mut(channel);
     let Some(topic) = found.and_then(|found| found.topic.as_deref_mut()) else {
-        return Placed::Not;
+        return Placed::TooLarge;
     };
-    let Some(history) = topic.history.as_deref_mut() else { return Placed::Not };
+    let Some(history) = topic.history.as_deref_mut() else { return Placed::TooLarge };
     let now = core.turn.now.monotonic.into();
     let whole = frames.as_bytes().is_none().then(|| frames.to_shared(&mut core.pool));
     let mut rest = whole.as_ref().unwrap_or(frames).as_bytes().unwrap_or_default();
-    let place_max = Tail::new(history.epoch().0, u64::MAX).frame_bytes(b"");
-    let mut placed = core.pool.take(frames.len() + publications as usize * place_max);
+    let mut placed = core.pool.take(frames.len() + publications as usize * Open::new(b"").room());
     while let Some((length, behind)) = rest.split_first_chunk::<HEADER_BYTES>()
         && let Some((body, behind)) = behind.split_at_checked(u32::from_be_bytes(*length) as usize)
     {
         rest = behind;
-        let tail = Tail::new(history.epoch().0, history.next_offset());
-        tail.append_to(&mut placed, body);
+        let open = Open::new(body);
+        history.tail().append_to(&mut placed, open);
         if publications > 1 {
-            history.push_placed(body, &tail, now, &mut core.pool);
+            history.push_placed(open, now, &mut core.pool);
         }
     }
-    let placed = OutFrame::shared(core.pool.share(placed));
+    let placed = core.pool.share(placed);
     // A run is of small frames, which are far from the limit.
     let is_too_large =
-        publications == 1 && placed.len() - HEADER_BYTES > core.limits.frame_bytes_max;
+        publications == 1 && placed.bytes().len() - HEADER_BYTES > core.limits.frame_bytes_max;
     if is_too_large {
         history.skip(&mut core.pool);
     } else if publications == 1 {
-        history.push(&placed, false, now, &mut core.pool);
+        history.push(&OutFrame::shared(placed.clone()), false, now, &mut core.pool);
     }
     if topic.is_unsettled() {
         settle(core, channel);
@@ -138,7 +173,7 @@ fn place_frames(
         whole.recycle(&mut core.pool);
     }
     if is_too_large {
-        placed.recycle(&mut core.pool);
+        core.pool.give_shared(placed);
         return Placed::TooLarge;
     }
     Placed::Frames(placed)
@@ -197,10 +232,15 @@ fn topic_of(core: &mut Core, channel: ChannelKey) -> Option<&mut Topic> {
 }
 
 /// Checks that a publication on a channel with a history is not too large once it has its place there.
-#[cold]
+#[inline]
 pub(crate) fn check_size(core: &Core, channel: ChannelKey, body: &[u8]) -> Result<(), Refusal> {
     let bytes = body.len() + OWN_PLACE_BYTES_MAX;
-    if bytes <= core.limits.frame_bytes_max || next_place(core, channel).is_none() {
+    if bytes <= core.limits.frame_bytes_max { Ok(()) } else { check_large(core, channel, bytes) }
+}
+
+#[cold]
+fn check_large(core: &Core, channel: ChannelKey, bytes: usize) -> Result<(), Refusal> {
+    if next_place(core, channel).is_none() {
         return Ok(());
     }
     Err(refusal::topic::too_large_with_place(bytes, core.limits.frame_bytes_max))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::broker::history_rule::HistoryRule;
 use crate::broker::state::encoder::EPOCH_BYTES;
 use crate::broker::state::timers::Moment;
-use crate::proto::placed::Tail;
+use crate::proto::placed::{Open, Tail};
 use crate::proto::{BufferPool, COPY_BYTES_MAX, OutFrame, SharedFrame};
 
 /// Names one ring: letters and digits. It is another one whenever a ring is made anew.
@@ -54,7 +54,8 @@ impl From<&HistoryRule> for Bounds {
 /// `open` have no chunk of which no entry is left.
 #[derive(Debug)]
 pub(crate) struct History {
-    epoch: Epoch,
+    /// The end of the next publication, with its place.
+    tail: Tail,
     bounds: Bounds,
     entries: VecDeque<Entry>,
     /// The offset of the first entry, or of the next publication if there is no entry.
@@ -96,7 +97,7 @@ pub(crate) struct Piece<'a> {
 impl History {
     pub(crate) fn new(epoch: Epoch, bounds: Bounds) -> Self {
         Self {
-            epoch,
+            tail: Tail::new(epoch.0, 1),
             bounds,
             entries: VecDeque::new(),
             first: 1,
@@ -108,7 +109,13 @@ impl History {
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
-        self.epoch
+        Epoch(self.tail.epoch())
+    }
+
+    /// Returns the end of the next publication if it has no `meta` of its own.
+    #[inline]
+    pub(crate) fn tail(&self) -> &Tail {
+        &self.tail
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
@@ -156,6 +163,18 @@ impl History {
         self.entries.back().map(|entry| entry.arrived)
     }
 
+    /// Returns the frame of the newest message, unless queues share it.
+    pub(crate) fn newest_frame(&self) -> Option<&[u8]> {
+        let newest = self.entries.back()?;
+        match newest.place {
+            Place::Chunk { end, .. } => {
+                let end = end as usize;
+                self.open.get(end - newest.bytes as usize..end)
+            }
+            Place::Own(_) => None,
+        }
+    }
+
     /// Returns whether all publications from this offset on are still there.
     pub(crate) fn reaches_back_to(&self, next: u64) -> bool {
         (self.first..=self.next_offset()).contains(&next)
@@ -185,12 +204,19 @@ impl History {
         survivor + 1
     }
 
+    /// Returns whether a message of this size is within its bounds by itself.
+    #[inline]
+    pub(crate) fn may_hold(&self, bytes: usize) -> bool {
+        bytes <= self.bounds.bytes && self.bounds.messages > 0
+    }
+
     /// Counts a publication that cannot be kept. What was before it is forgotten, because there would be
     /// a gap.
     #[cold]
     pub(crate) fn skip(&mut self, pool: &mut BufferPool) {
         while self.forget_first(pool) {}
         self.first += 1;
+        self.tail.advance(self.next_offset());
     }
 
     /// Keeps a publication, which has the next offset, and forgets what is over the bounds with it.
@@ -212,7 +238,8 @@ impl History {
                 Place::Own(shared.clone())
             }
             _ => {
-                frame.append_to(self.chunk_for(bytes, pool));
+                self.ensure_room(bytes, pool);
+                frame.append_to(&mut self.open);
                 Place::Chunk { number: self.open_chunk(), end: self.open.len() as u32 }
             }
         };
@@ -221,25 +248,21 @@ impl History {
 
     /// Does the same for a publication without attachments and a `meta` of its own, which is copied.
     #[inline]
-    pub(crate) fn push_placed(
-        &mut self,
-        body: &[u8],
-        tail: &Tail,
-        now: Moment,
-        pool: &mut BufferPool,
-    ) {
-        let bytes = tail.frame_bytes(body);
+    pub(crate) fn push_placed(&mut self, open: Open<'_>, now: Moment, pool: &mut BufferPool) {
+        let bytes = self.tail.frame_bytes(open);
         if !self.clear_the_way(bytes, now, pool) {
             return;
         }
-        tail.append_to(self.chunk_for(bytes, pool), body);
+        self.ensure_room(open.room(), pool);
+        self.tail.append_to(&mut self.open, open);
         let place = Place::Chunk { number: self.open_chunk(), end: self.open.len() as u32 };
         self.enter(bytes, false, now, place, pool);
     }
 
     /// Forgets what is over the bounds with another publication of this size. Returns whether that is
     /// kept; if not, it has been counted.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each publication that is kept passes here")]
+    #[inline(always)]
     fn clear_the_way(&mut self, bytes: usize, now: Moment, pool: &mut BufferPool) -> bool {
         self.forget_old(now, pool);
         while self.entries.len() >= self.bounds.messages || self.bytes + bytes > self.bounds.bytes {
@@ -252,16 +275,16 @@ impl History {
         true
     }
 
-    /// Returns the open chunk, which has room for so many bytes.
+    /// Makes sure that the open chunk has room for so many bytes.
     #[inline]
-    fn chunk_for(&mut self, bytes: usize, pool: &mut BufferPool) -> &mut Vec<u8> {
+    fn ensure_room(&mut self, bytes: usize, pool: &mut BufferPool) {
         if self.open.capacity() - self.open.len() < bytes {
             self.make_room(bytes, pool);
         }
-        &mut self.open
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "each publication that is kept passes here")]
+    #[inline(always)]
     fn enter(
         &mut self,
         bytes: usize,
@@ -276,6 +299,7 @@ impl History {
         self.bytes += bytes;
         // The length on the wire has 32 bits.
         self.entries.push_back(Entry { arrived: now, bytes: bytes as u32, has_attachments, place });
+        self.tail.advance(self.next_offset());
     }
 
     #[inline]
