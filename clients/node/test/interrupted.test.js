@@ -12,6 +12,9 @@ const COUNT = 1_200;
 const TEXT = 'x'.repeat(20_000);
 const QUIET = { heartbeatInterval: 0, reconnectDelay: 5, reconnectDelayMax: 20 };
 
+// No reader of these tests is closed for being slow, however long the machine takes.
+const serving = (t) => [...withHistories(t, { log: COUNT }, '64MiB'), '--slow-consumer-grace', '2min'];
+
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 
 /** Publishes so many, and returns the place of the last one. */
@@ -48,7 +51,7 @@ async function slow(t, server, wish, connectionId) {
 }
 
 test('a client that takes over in the middle gets all, and the other one is told', { timeout: 120_000 }, async (t) => {
-  const server = await served(t, { args: withHistories(t, { log: COUNT }, '64MiB') });
+  const server = await served(t, { args: serving(t) });
   const { epoch, offset } = await fill(t, server, COUNT);
   const older = await slow(t, server, { since: { epoch, offset: 0 } });
   await eventually('it has begun', () => older.offsets(epoch).length >= 4);
@@ -77,7 +80,7 @@ test('a client that takes over in the middle gets all, and the other one is told
 
 for (const by of ['since', 'last']) {
   test(`a drain in the middle of a recovery by ${by} leaves a gap behind the last one that came`, { timeout: 120_000 }, async (t) => {
-    const args = withHistories(t, { log: COUNT }, '64MiB');
+    const args = serving(t);
     const server = await startServer({ args: [...args, '--drain-timeout', '500ms'] });
     t.after(() => server.kill());
     const { epoch, offset } = await fill(t, server, COUNT);

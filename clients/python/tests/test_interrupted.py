@@ -30,7 +30,9 @@ def port():
 
 
 def begin(port):
-    server = FrameworkServer(port=port, histories=HISTORIES)
+    # No reader of these tests is closed for being slow, however long the machine takes.
+    limits = {"slow_consumer_grace": 2 * STEP_SECONDS_MAX}
+    server = FrameworkServer(port=port, histories=HISTORIES, limits=limits)
     server.start()
     return server
 

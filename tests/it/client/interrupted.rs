@@ -8,7 +8,7 @@ use ipc_framework::{Config, ErrorCode, HistoryRule, Limits, Message};
 
 use super::many_threads::client_options;
 use super::scripted::soon;
-use crate::support::{TestServer, eventually, reserved_port, serve_as_told};
+use crate::support::{HANG, TestServer, eventually, reserved_port, serve_as_told};
 
 /// Publications of which the kernels of both sides and the server's queue hold only a part.
 const COUNT: u64 = 600;
@@ -18,7 +18,8 @@ const HELD: u64 = 5;
 
 fn start(port: u16) -> TestServer {
     let rule = HistoryRule::new("app", "kept").messages(COUNT as usize).bytes(64 << 20);
-    let limits = Limits::default().histories([rule]);
+    // No reader of these tests is closed for being slow, however long the machine takes.
+    let limits = Limits::default().histories([rule]).slow_consumer_grace(2 * HANG);
     serve_as_told(Config::default().port(port).limits(limits), |_| {})
 }
 

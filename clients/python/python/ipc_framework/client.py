@@ -58,8 +58,8 @@ class FrameworkClient(IPCClient):
     `token` is the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`; `connection_id` is
     the id by which the server knows the client, random by default. After a lost connection the client reconnects and
     restores its subscriptions and served channels, unless `reconnect` is False; a pair of seconds sets the pauses.
-    Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints the log, as the published client does; its default
-    comes from the variable `IPC_FRAMEWORK_VERBOSE`.
+    Meanwhile messages wait, up to `queue_bytes_max`. `verbose` prints the log, as the published client does; its
+    default comes from the variable `IPC_FRAMEWORK_VERBOSE`.
     """
 
     def __init__(
