@@ -12,6 +12,7 @@ use super::flow::topic::{conflation, replays};
 use super::flow::{closing, drain, hand_out, measuring, memory, queues, upkeep};
 use super::limits::{HANDSHAKE_FRAME_BYTES_MAX, Limits, REFUSALS_MAX};
 use super::peer::dispatch::{self, Outcome};
+use super::peer::searching;
 use super::state::budget::{CONNECTION_BYTES, MemoryPressure};
 use super::state::connection::{Connection, Held, State};
 use super::state::core::Core;
@@ -200,7 +201,7 @@ impl Broker {
         run.deliver(core);
         if was_due
             && let Some(connection) = core.connections.get_mut(key)
-            && matches!(connection.held, Held::No | Held::NextTurn)
+            && matches!(connection.held, Held::No | Held::NextTurn | Held::Search)
         {
             // Its message was done without the work that was set aside for it.
             connection.is_due = false;
@@ -212,6 +213,7 @@ impl Broker {
             queues::pass_on_wake(core, key);
             hand_out::to_invited(core, key);
             if core.connections.get(key).is_some_and(|connection| connection.is_replaying) {
+                searching::go_on(core, &mut self.handlers, key);
                 replays::go_on(core, key);
             }
         }

@@ -42,6 +42,7 @@ impl Broker {
                 !self.is_there(obstacle) && !is_any(&|other| other.woken == Some(obstacle))
             }
             Held::Memory => core.budget.pressure != MemoryPressure::Pausing,
+            Held::Search => !connection.is_replaying,
             Held::Work(_) => !core.turn.has_begun && !is_any(&|other| other.is_due),
         };
         let mut held = core.connections.iter();

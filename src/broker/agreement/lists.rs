@@ -14,6 +14,10 @@ pub(super) fn check(core: &Core) -> Result<(), String> {
             Held::No | Held::NextTurn => true,
             Held::Behind(obstacle) => core.router.has_in_line(obstacle, key),
             Held::Memory => core.budget.paused.contains(&key),
+            Held::Search => {
+                let topic = connection.session().and_then(|session| session.topic.as_ref());
+                topic.is_some_and(|topic| topic.search.is_some())
+            }
             Held::Work(lane) => core.turn.has_in_lane(lane, key),
         };
         if !is_listed {

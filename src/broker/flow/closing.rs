@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::topic::patterns;
+use super::topic::{patterns, searches};
 use super::{answers, queues, requests, subscriptions, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
@@ -252,6 +252,8 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     core.turn.forget(key, &mut core.connections, &mut core.agenda);
     let Some(connection) = core.connections.get_mut(key) else { return };
     Budget::forget(key, connection, &mut core.agenda);
+    searches::release(core, key);
+    let Some(connection) = core.connections.get_mut(key) else { return };
     let peer = connection.peer;
     if !matches!(next, State::Superseded) {
         connection.recv.release(&mut core.pool);

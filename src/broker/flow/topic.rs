@@ -7,4 +7,5 @@ pub(crate) mod keeping;
 pub(crate) mod patterns;
 pub(crate) mod publishing;
 pub(crate) mod replays;
+pub(crate) mod searches;
 pub(crate) mod verdicts;

@@ -1,11 +1,11 @@
 //! Parses one frame, checks it against the rules, and carries it out.
 
-use super::{system, unserved};
+use super::{searching, system, unserved};
 use crate::branches::{self, Branch};
 use crate::broker::embed::handlers::Handlers;
 use crate::broker::embed::request::{Parts, Verdict};
 use crate::broker::flow::run::{self, Run};
-use crate::broker::flow::topic::{audience, keeping, patterns, publishing, replays};
+use crate::broker::flow::topic::{audience, keeping, patterns, publishing, replays, searches};
 use crate::broker::flow::workers::Offer;
 use crate::broker::flow::{
     answers, calls, channels, closing, queues, streams, subscriptions, workers,
@@ -408,14 +408,16 @@ fn change_with_topic<'a>(
         return change_as_wanted(core, handlers, parts, application, &wanted);
     }
     let subscribes = envelope.message_type() == MessageType::Subscribe;
-    if subscribes && !patterns::charge(core, from, application, &wanted) {
+    if subscribes && !patterns::charge(core, from, application) {
         return Err(Stop::Held);
     }
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
     if let Some(last) = patterns::change(core, from, application, envelope, &wanted)? {
-        replay_pattern(core, handlers, parts, application, last);
+        searches::begin(core, from, &envelope.channel_id().decode(), last);
+        searching::go_on(core, handlers, from);
+        replays::start(core, from);
     }
     Ok(())
 }
@@ -447,25 +449,6 @@ fn change_as_wanted(
         channels::disown_unused(core, from, channel);
     }
     Ok(done?)
-}
-
-/// Sends a connection the newest publications of the channels that its new pattern matches, and that the
-/// filter allows.
-#[cold]
-fn replay_pattern(
-    core: &mut Core,
-    handlers: &mut Handlers,
-    parts: Parts<'_>,
-    application: ApplicationKey,
-    last: u32,
-) {
-    let pattern = parts.envelope.channel_id().decode();
-    if handlers.has_filter(core) {
-        for channel in replays::kept_channels(core, application, &pattern, last) {
-            handlers.ask_about(core, parts.from, &channel);
-        }
-    }
-    replays::begin_pattern(core, parts.from, application, &pattern, last);
 }
 
 fn request(

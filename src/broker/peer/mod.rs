@@ -4,5 +4,6 @@ pub(crate) mod dispatch;
 pub(crate) mod listings;
 pub(crate) mod operator;
 pub(crate) mod purge;
+pub(crate) mod searching;
 pub(crate) mod system;
 pub(crate) mod unserved;

@@ -112,6 +112,8 @@ pub(crate) enum Held {
     Behind(Obstacle),
     /// It waits until there is memory again.
     Memory,
+    /// Its last message, a pattern, searches for what is kept of the channels that match.
+    Search,
     /// It waits in a lane, because the message is more work than the turn has room for.
     Work(Lane),
 }

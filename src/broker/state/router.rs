@@ -1,7 +1,8 @@
 //! The flat table of channels. The name of an application's channel leads to one entry, which has
 //! all data of the channel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::line::Line;
 use super::service::Service;
 use super::topic::Topic;
 use super::topic::patterns::{Patterns, Tree};
+use super::topic::search::Searches;
 use super::topic::seat::List;
 use crate::proto;
 
@@ -34,6 +36,10 @@ pub(crate) struct Application {
     /// The connections by `connection_id`, ordered, so that a broadcast has a fixed order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
+    /// Those of its channels of which anything is kept.
+    pub(crate) kept: BTreeSet<ChannelKey>,
+    /// The one of them up to which they were last looked at to make room for another one.
+    pub(crate) looked_up_to: Option<ChannelKey>,
     /// Bytes of the channels' ids in a listing.
     pub(crate) names_bytes: usize,
     /// The workers of all channels; one that serves several counts once for each.
@@ -79,6 +85,7 @@ pub(crate) struct Router {
     pub(crate) applications: Arena<ApplicationKind, Application>,
     pub(crate) channels: Arena<ChannelKind, Channel>,
     pub(crate) patterns: Patterns,
+    pub(crate) searches: Searches,
     /// Channels of which anything is kept.
     pub(crate) holding: usize,
     by_id: HashMap<Arc<str>, ApplicationKey>,
@@ -110,6 +117,8 @@ impl Router {
             last_activity: now,
             connections: BTreeMap::new(),
             channels: HashMap::new(),
+            kept: BTreeSet::new(),
+            looked_up_to: None,
             names_bytes: 0,
             workers: 0,
             patterns: None,
@@ -239,7 +248,10 @@ impl Router {
     pub(crate) fn ensure_topic(&mut self, channel: ChannelKey) {
         let Some(channel) = self.channels.get_mut(channel) else { return };
         if channel.topic.is_none() {
-            self.bytes += channel.topic_mut().bytes();
+            let topic = channel.topic_mut();
+            // Whatever will be kept of it reaches those who search now as it comes.
+            topic.searched = self.searches.begun;
+            self.bytes += topic.bytes();
         }
     }
 
@@ -254,6 +266,18 @@ impl Router {
         let changed = change(topic);
         self.bytes += topic.bytes();
         Some(changed)
+    }
+
+    /// Notes whether anything is kept of a channel.
+    pub(crate) fn note_kept(&mut self, key: ChannelKey, is_kept: bool) {
+        let application = self.channels.get(key).map(|channel| channel.application);
+        let owner = application.and_then(|application| self.applications.get_mut(application));
+        let Some(owner) = owner else { return };
+        if is_kept {
+            self.holding += usize::from(owner.kept.insert(key));
+        } else {
+            self.holding -= usize::from(owner.kept.remove(&key));
+        }
     }
 
     /// Takes the topic away from a channel that does not need it. Without patterns in its application,
@@ -353,6 +377,15 @@ impl Router {
 }
 
 impl Application {
+    /// Returns the channels of which anything is kept, behind one in the order of their keys.
+    pub(crate) fn kept_behind(
+        &self,
+        behind: Option<ChannelKey>,
+    ) -> impl Iterator<Item = &ChannelKey> {
+        let behind = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        self.kept.range((behind, Bound::Unbounded))
+    }
+
     /// Returns its memory, without the name that the embedder gave it.
     pub(crate) fn bytes(&self) -> usize {
         APPLICATION_BYTES + 2 * self.id.len() + self.id_json.len()

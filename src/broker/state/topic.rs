@@ -4,6 +4,7 @@ pub(crate) mod history;
 pub(crate) mod patterns;
 pub(crate) mod replays;
 pub(crate) mod retained;
+pub(crate) mod search;
 pub(crate) mod seat;
 pub(crate) mod session;
 pub(crate) mod verdicts;
@@ -36,6 +37,8 @@ pub(crate) struct Topic {
     /// When the oldest message of the history may be too old.
     pub(crate) ageing: Option<TimerKey>,
     pub(crate) last: Option<LastValue>,
+    /// The last search for a pattern that need not look at it any more.
+    pub(crate) searched: u64,
     /// What is kept holds one of the channel's references.
     pub(crate) holds: bool,
 }

@@ -11,6 +11,7 @@ mod last_values;
 mod overlapping;
 mod patterns;
 mod retained_by_us;
+mod searches;
 
 impl World {
     /// A connection that has negotiated `topic`.

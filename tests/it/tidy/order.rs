@@ -63,7 +63,7 @@ const ROOMS: &[Room] = &[
             "limits access",
             // Tables: each owns its data and knows no other.
             "state/keys state/topic/seat",
-            "state/topic/verdicts state/topic/replays",
+            "state/topic/verdicts state/topic/replays state/topic/search",
             "state/arena state/line state/mailbox state/peer state/encoder state/refusal",
             "state/histogram state/counters state/timeouts state/timers state/events state/watch",
             "state/latency state/call_index state/calls state/request_id",
@@ -81,7 +81,7 @@ const ROOMS: &[Room] = &[
             "flow/answers flow/calls",
             "flow/topic/verdicts",
             "flow/topic/replays",
-            "flow/topic/keeping",
+            "flow/topic/keeping flow/topic/searches",
             "flow/topic/publishing",
             "flow/cancels",
             "flow/subscriptions flow/requests",
@@ -101,7 +101,7 @@ const ROOMS: &[Room] = &[
             "embed/changes",
             "embed/manage embed/setup embed/handlers",
             // The peers.
-            "peer/listings peer/operator peer/unserved",
+            "peer/listings peer/operator peer/searching peer/unserved",
             "peer/purge",
             "peer/system",
             "peer/dispatch",

@@ -2,8 +2,7 @@
 
 use super::audience::{self, Deliver, Hearer};
 use super::keeping::{self, Placed};
-use super::publishing;
-use super::verdicts;
+use super::{publishing, searches, verdicts};
 use crate::broker::flow::forms::{Publication, SHARED_BY_MIN};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
@@ -139,6 +138,9 @@ pub(crate) fn fan_out(
     let found = keeping::place_for_subscribers(core, channel, frames, publications);
     if let Some((placed, subscribers)) = found {
         return fan_out_with_places(core, channel, frames, publications, placed, subscribers);
+    }
+    if core.router.searches.running > 0 {
+        searches::catch_up(core, channel);
     }
     let bytes_max = frames.len() + publications as usize * OWN_PLACE_BYTES_MAX;
     let matching = audience::take_with_room(core, channel, publications, bytes_max);

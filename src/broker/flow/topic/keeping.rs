@@ -350,27 +350,32 @@ pub(crate) fn prepare(core: &mut Core, channel: ChannelKey) {
     hold(core, channel);
 }
 
-/// Forgets what is kept of the application's channel that nobody has used for the longest time, if there
-/// are as many channels as there may be. What other applications have stays.
+/// Forgets what is kept of one of the application's channels, if there are as many channels as there may
+/// be: of those that nobody uses among the next [`ROOM_LOOKS`], the one that was published to the longest
+/// time ago. What other applications have stays.
 fn make_room(core: &mut Core, application: ApplicationKey) {
     channels::forget_unused(core);
     if core.router.channels.len() < core.limits.channels_max {
         return;
     }
-    core.turn.note_work(core.router.channels.len() / LOOKS_PER_WORK);
-    let unused = core.router.channels.iter().filter(|(_, channel)| {
-        channel.application == application
-            && channel.references == 1
-            && channel.topic.as_ref().is_some_and(|topic| topic.holds)
-    });
+    let Some(owner) = core.router.applications.get(application) else { return };
+    let before = owner.looked_up_to;
+    let next = owner.kept_behind(before).chain(owner.kept_behind(None));
+    let looked_at: Vec<ChannelKey> = next.take(ROOM_LOOKS.min(owner.kept.len())).copied().collect();
+    core.turn.note_work(looked_at.len() / LOOKS_PER_WORK);
+    if let Some(owner) = core.router.applications.get_mut(application) {
+        owner.looked_up_to = looked_at.last().copied();
+    }
     let now = core.turn.now;
-    let oldest = unused.max_by_key(|(_, channel)| {
-        let topic = channel.topic.as_ref();
-        let kept_at = topic.and_then(|topic| topic.history.as_ref()?.newest_at());
+    let unused = looked_at.into_iter().filter_map(|key| {
+        let channel = core.router.channels.get(key).filter(|channel| channel.references == 1)?;
+        Some((key, channel.topic.as_ref()?))
+    });
+    let oldest = unused.max_by_key(|(_, topic)| {
+        let kept_at = topic.history.as_ref().and_then(|history| history.newest_at());
         let kept_for =
             kept_at.map(|at| Duration::from_nanos(Moment::from(now.monotonic).nanos_since(at)));
-        let last = topic.and_then(|topic| topic.last.as_ref());
-        let last_for = last.map(|last| now.unix.saturating_sub(last.published_at));
+        let last_for = topic.last.as_ref().map(|last| now.unix.saturating_sub(last.published_at));
         kept_for.into_iter().chain(last_for).min()
     });
     if let Some((channel, _)) = oldest {
@@ -378,6 +383,8 @@ fn make_room(core: &mut Core, application: ApplicationKey) {
     }
 }
 
+/// The channels of which anything is kept that are looked at to make room for another one.
+pub(crate) const ROOM_LOOKS: usize = 256;
 const LOOKS_PER_WORK: usize = 16;
 
 /// Brings a channel's own reference and its timer in line with what is kept of it. The channel may be
@@ -415,7 +422,7 @@ pub(crate) fn settle(core: &mut Core, channel: ChannelKey) {
         let held = std::mem::take(&mut topic.holds);
         core.router.forget_idle_topic(channel);
         if held {
-            core.router.holding -= 1;
+            core.router.note_kept(channel, false);
             core.router.release(channel);
         }
     }
@@ -424,7 +431,7 @@ pub(crate) fn settle(core: &mut Core, channel: ChannelKey) {
 fn hold(core: &mut Core, channel: ChannelKey) {
     let held = topic_of(core, channel).map(|topic| std::mem::replace(&mut topic.holds, true));
     if held == Some(false) {
-        core.router.holding += 1;
+        core.router.note_kept(channel, true);
         core.router.retain(channel);
     }
 }

@@ -51,25 +51,15 @@ pub(crate) fn change(
     Ok(Some(last))
 }
 
-/// Charges the turn with the looks at all channels of an application: its first pattern marks them, and
-/// one that asks for what was kept searches them. Returns false if its subscriber has to wait for a
-/// later turn.
+/// Charges the turn with the marks of all channels of an application, which its first pattern makes. Returns
+/// false if its subscriber has to wait for a later turn.
 #[cold]
-pub(crate) fn charge(
-    core: &mut Core,
-    from: ConnectionKey,
-    application: ApplicationKey,
-    wanted: &Wanted<'_>,
-) -> bool {
+pub(crate) fn charge(core: &mut Core, from: ConnectionKey, application: ApplicationKey) -> bool {
     let Some(owner) = core.router.applications.get(application) else { return true };
-    let channels = owner.channels.len();
-    let marks = if owner.patterns.is_none() { channels / MARKS_PER_WORK } else { 0 };
-    let kept = channels.min(core.router.holding);
-    let search = wanted.last.map_or(0, |_| replays::search_work(channels) + kept);
-    let work = marks + search;
-    if work == 0 {
+    if owner.patterns.is_some() {
         return true;
     }
+    let work = owner.channels.len() / MARKS_PER_WORK;
     let Some(connection) = core.connections.get_mut(from) else { return true };
     core.turn.charge_or_wait(from, connection, work, &mut core.counters)
 }
@@ -155,6 +145,7 @@ pub(crate) fn leave(
     for replay in topic.replays.iter() {
         replays::release(core, key, replay.channel);
     }
+    core.router.searches.running -= usize::from(topic.search.is_some());
     core.budget.tables_bytes -= topic.pending.bytes() + topic.verdicts.bytes();
     for (node, seat) in topic.patterns {
         remove(core, application, node, seat);

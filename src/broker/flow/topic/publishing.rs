@@ -2,7 +2,7 @@
 
 use super::audience::{self, Deliver, Hearer, Matching};
 use super::keeping;
-use super::{conflation, verdicts};
+use super::{conflation, searches, verdicts};
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
@@ -54,6 +54,9 @@ pub(crate) fn publish(
     channel: ChannelKey,
     publication: &Publication<'_>,
 ) -> usize {
+    if core.router.searches.running > 0 {
+        searches::catch_up(core, channel);
+    }
     let bytes_max = HEADER_BYTES + publication.body.len() + OWN_PLACE_BYTES_MAX;
     let matching = audience::take_with_room(core, channel, 1, bytes_max);
     publish_to(core, channel, matching, publication)

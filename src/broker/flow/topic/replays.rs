@@ -6,14 +6,12 @@
 //! last value, has that sent first. Whoever falls behind the history is closed as a slow consumer:
 //! it was told that it would get everything.
 
-use std::sync::Arc;
-
 use crate::branches::{self, Branch};
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, head_of};
 use crate::broker::flow::queues;
 use crate::broker::state::budget::{REPLAY_BYTES, SUBSCRIPTION_BYTES};
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
+use crate::broker::state::keys::{ChannelKey, ConnectionKey};
 use crate::broker::state::topic::Topic;
 use crate::broker::state::topic::history::{Epoch, History};
 use crate::broker::state::topic::replays::{Next, Replay};
@@ -24,7 +22,7 @@ use crate::proto::frame::HEADER_BYTES;
 use crate::proto::pattern;
 use crate::proto::{Envelope, Meta, OutFrame};
 
-use super::{audience, conflation, verdicts};
+use super::{audience, conflation};
 
 /// A connection is sent so many bytes of what was kept in one go, or a single message that is larger.
 const GO_BYTES_MAX: usize = 64 << 10;
@@ -137,56 +135,21 @@ pub(crate) fn begin(
     start(core, key);
 }
 
-/// Returns the channels that a pattern matches and of which something is kept.
-pub(crate) fn kept_channels(
-    core: &Core,
-    application: ApplicationKey,
-    pattern: &str,
-    last: u32,
-) -> Vec<Arc<str>> {
-    let owner = core.router.applications.get(application);
-    let channels = owner.into_iter().flat_map(|owner| owner.channels.values());
-    let kept = channels.filter_map(|channel| {
-        let found = core.router.channels.get(*channel)?;
-        let (next, _) = newest(found.topic.as_ref()?, last);
-        (next.is_some() && pattern::matches(pattern, &found.id)).then(|| found.id.clone())
-    });
-    kept.collect()
-}
-
-/// The work of looking which of so many channels match a pattern.
-pub(crate) fn search_work(channels: usize) -> usize {
-    channels / LOOKS_PER_WORK
-}
-
-/// Sends a connection the newest messages of all channels that its new pattern matches, but for those
-/// that it hears already.
-pub(crate) fn begin_pattern(
+/// Sends a connection the newest messages of a channel that its new pattern matches, unless it hears the
+/// channel already.
+pub(crate) fn begin_of_pattern(
     core: &mut Core,
     key: ConnectionKey,
-    application: ApplicationKey,
-    pattern: &str,
+    channel: ChannelKey,
     last: u32,
 ) {
-    let Some(owner) = core.router.applications.get(application) else { return };
-    core.turn.note_work(search_work(owner.channels.len()));
-    let kept = owner.channels.values().filter_map(|channel| {
-        let found = core.router.channels.get(*channel)?;
-        let (next, _) = newest(found.topic.as_ref()?, last);
-        let is_meant =
-            pattern::matches(pattern, &found.id) && !verdicts::refuses(core, key, &found.id);
-        is_meant.then_some((*channel, next?))
-    });
-    let mut kept: Vec<_> = kept.collect();
-    // The table of an application has no order.
-    kept.sort_unstable_by_key(|(channel, _)| *channel);
-    core.turn.note_work(kept.len());
-    for (channel, next) in kept {
-        if !hears(core, key, channel) {
-            push(core, key, Replay { channel, next, joins: None });
-        }
+    let found = core.router.channels.get(channel);
+    let Some(topic) = found.and_then(|found| found.topic.as_ref()) else { return };
+    if let (Some(next), _) = newest(topic, last)
+        && !hears(core, key, channel)
+    {
+        push(core, key, Replay { channel, next, joins: None });
     }
-    start(core, key);
 }
 
 /// Returns whether a connection hears a channel beside its newest pattern.
@@ -229,7 +192,7 @@ fn push(core: &mut Core, key: ConnectionKey, replay: Replay) {
 }
 
 /// Begins at once, unless others wait for their turn.
-fn start(core: &mut Core, key: ConnectionKey) {
+pub(crate) fn start(core: &mut Core, key: ConnectionKey) {
     if core.turn.may_replay() {
         go_on(core, key);
     } else {
@@ -255,7 +218,10 @@ pub(crate) fn go_on(core: &mut Core, key: ConnectionKey) {
                 advance(core, key, replay.channel, next);
                 left = left.saturating_sub(bytes);
             }
-            Step::Over => finish(core, key, replay),
+            Step::Over(bytes) => {
+                finish(core, key, replay);
+                left = left.saturating_sub(bytes);
+            }
             Step::Overtaken => return doom(core, key),
         }
     }
@@ -299,7 +265,7 @@ pub(crate) fn make_way(core: &mut Core, channel: ChannelKey, publications: u32, 
             }
             match step(core, key, replay, room) {
                 Step::Sent(next, _) => advance(core, key, channel, next),
-                Step::Over => finish(core, key, replay),
+                Step::Over(_) => finish(core, key, replay),
                 Step::Overtaken => {
                     doom(core, key);
                     break;
@@ -312,7 +278,8 @@ pub(crate) fn make_way(core: &mut Core, channel: ChannelKey, publications: u32, 
 enum Step {
     /// Something was sent, and this is next.
     Sent(Next, usize),
-    Over,
+    /// The last of it was sent, in so many bytes, if anything was left.
+    Over(usize),
     /// What comes next is not kept any more.
     Overtaken,
 }
@@ -325,11 +292,11 @@ fn step(core: &mut Core, key: ConnectionKey, replay: Replay, bytes_max: usize) -
     let next = match replay.next {
         Next::Offset(next) => next,
         Next::LastValue => {
-            if let Some(value) = &topic.last {
-                let (frame, has_attachments) = (value.frame.clone(), value.has_attachments);
-                send(core, key, to, &OutFrame::shared(frame), 1, has_attachments);
-            }
-            return Step::Over;
+            let Some(value) = &topic.last else { return Step::Over(0) };
+            let (frame, has_attachments) = (value.frame.clone(), value.has_attachments);
+            let bytes = frame.bytes().len();
+            send(core, key, to, &OutFrame::shared(frame), 1, has_attachments);
+            return Step::Over(bytes);
         }
     };
     // It leaves its place while its messages are put into a queue.
@@ -353,7 +320,9 @@ fn step_through(
     if !history.reaches_back_to(next) {
         return Step::Overtaken;
     }
-    let Some(piece) = history.piece(next, bytes_max, to.needs_base64()) else { return Step::Over };
+    let Some(piece) = history.piece(next, bytes_max, to.needs_base64()) else {
+        return Step::Over(0);
+    };
     send(core, key, to, &piece.frames, piece.messages, piece.has_attachments);
     Step::Sent(Next::Offset(next + u64::from(piece.messages)), piece.frames.len())
 }
@@ -454,11 +423,19 @@ pub(crate) fn forget(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
     if !topic.replays.remove(channel) {
         return;
     }
-    if topic.replays.is_empty() {
+    mind(core, key);
+    release(core, key, channel);
+}
+
+/// Notes whether a connection is still to be sent what was kept.
+pub(crate) fn mind(core: &mut Core, key: ConnectionKey) {
+    let Some(connection) = core.connections.get_mut(key) else { return };
+    let session = connection.session_mut();
+    let Some(topic) = session.and_then(|session| session.topic.as_ref()) else { return };
+    if topic.replays.is_empty() && topic.search.is_none() {
         connection.is_replaying = false;
         connection.mind_room();
     }
-    release(core, key, channel);
 }
 
 /// Ends the replay of a channel that a connection subscribes to no longer. If a pattern of it matches the

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::keys::NodeKey;
 use super::replays::Replays;
+use super::search::Search;
 use super::seat::Seat;
 use super::verdicts::Verdicts;
 use crate::proto::SharedFrame;
@@ -18,6 +19,8 @@ pub(crate) struct TopicSession {
     pub(crate) patterns: BTreeMap<NodeKey, Seat>,
     /// What it is still sent of what was kept.
     pub(crate) replays: Replays,
+    /// The channels that its newest pattern has still to be sent something of are searched for.
+    pub(crate) search: Option<Box<Search>>,
     /// What waits for it because it conflates.
     pub(crate) pending: Pending,
     /// What the filter says of the channels that it hears through patterns.
