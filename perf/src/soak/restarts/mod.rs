@@ -34,6 +34,7 @@ const SUBSCRIBERS: usize = 2;
 const CUT: &str = "the line of a subscriber cut";
 /// Messages that the channel keeps: more than are published while a client reconnects.
 const KEPT: u32 = 20_000;
+const AWAY: &str = "a subscriber away until the next server had published more than the last one";
 const DRAINED: &str = "the server drained and started again";
 /// Ports below those that systems choose by themselves.
 const PORTS: std::ops::Range<u16> = 12_000..28_000;
@@ -41,6 +42,8 @@ const PORTS: std::ops::Range<u16> = 12_000..28_000;
 const LOST_MIN: u64 = 3;
 /// Every so many restarts, one is a crash.
 const CRASH_EVERY: usize = 4;
+/// Every so many restarts, a subscriber misses all of it.
+const AWAY_EVERY: usize = 3;
 const CALM_MILLISECONDS: std::ops::Range<usize> = 800..2_000;
 /// The longest time until all clients are served again after a restart, even on a slow machine.
 const BACK_MAX: Duration = Duration::from_secs(60);
@@ -162,6 +165,16 @@ impl Clients {
         asked.chain(self.subscribers.iter().flat_map(Subscriber::progress)).collect()
     }
 
+    /// Returns how many publications the first subscriber has had.
+    fn heard(&self) -> u64 {
+        self.subscribers.first().map_or(0, |subscriber| subscriber.progress().iter().sum())
+    }
+
+    /// Returns how many publications all publishers have sent.
+    fn sent(&self) -> u64 {
+        self.subscribers.first().map_or(0, Subscriber::sent)
+    }
+
     /// Waits until all clients are served again: work that began after the restart has succeeded.
     fn until_back(&self, shared: &Shared) -> Result<(), String> {
         let begin = Instant::now();
@@ -272,6 +285,18 @@ fn cut(clients: &Clients, shared: &Shared) -> Result<(), String> {
     Ok(())
 }
 
+/// Waits until the first subscriber has had so many publications.
+fn until_heard(clients: &Clients, shared: &Shared, publications: u64) -> Result<(), String> {
+    let begin = Instant::now();
+    while clients.heard() < publications && !shared.is_ending() {
+        if begin.elapsed() > BACK_MAX {
+            return Err("the publications of the new server do not come".into());
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(())
+}
+
 fn restart_again_and_again(
     mut server: Server,
     orders: &Orders,
@@ -281,6 +306,7 @@ fn restart_again_and_again(
 ) -> Result<Server, String> {
     clients.until_back(shared)?;
     let mut restarts = 0;
+    let mut sent_before = 0;
     loop {
         let calm = CALM_MILLISECONDS.start + random.below(CALM_MILLISECONDS.len());
         let begin = Instant::now();
@@ -299,6 +325,14 @@ fn restart_again_and_again(
         let is_crash = restarts % CRASH_EVERY == 0;
         shared.is_crash.store(is_crash, Ordering::SeqCst);
         shared.turn();
+        let is_away = restarts % AWAY_EVERY == 0;
+        if is_away {
+            clients.cutter.hold();
+        }
+        let (heard, sent) = (clients.heard(), clients.sent());
+        // A bound of what this server has published.
+        let life = sent - sent_before;
+        sent_before = sent;
         if is_crash {
             server.kill();
             shared.account().fault("the server killed and started again");
@@ -307,6 +341,12 @@ fn restart_again_and_again(
             shared.account().fault(DRAINED);
         }
         server = Server::start(orders)?;
+        if is_away {
+            // By its offset alone, the place that it asks for could be one of the new history.
+            until_heard(clients, shared, heard + life + 1)?;
+            clients.cutter.release();
+            shared.account().fault(AWAY);
+        }
         clients.until_back(shared)?;
         shared.turn();
     }

@@ -134,6 +134,11 @@ impl Subscriber {
         self.lock().of.iter().map(|of| of.received).collect()
     }
 
+    /// Returns the number of publications that it is to hear of, so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.lock().of.iter().map(|of| of.sent).sum()
+    }
+
     /// Returns the number of times that it went on without a gap.
     pub(super) fn resumed(&self) -> u64 {
         self.lock().resumed
