@@ -83,6 +83,7 @@ const ROOMS: &[Room] = &[
             "flow/topic/replays",
             "flow/topic/keeping flow/topic/searches",
             "flow/topic/publishing",
+            "flow/topic/fan_out",
             "flow/cancels",
             "flow/subscriptions flow/requests",
             "flow/topic/patterns",

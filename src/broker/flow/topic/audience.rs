@@ -1,7 +1,6 @@
 //! Who hears a publication on a topical channel: the subscribers of the channel and those of all
 //! patterns that match its name.
 
-use super::replays;
 use crate::broker::flow::forms::SHARED_BY_MIN;
 use crate::broker::state::connection::{Obstacle, Round};
 use crate::broker::state::core::Core;
@@ -152,24 +151,6 @@ pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
         _ => {}
     }
     take_anew(core, channel)
-}
-
-/// Does the same after those who are still sent what was kept have got what they would lose by
-/// publications of so many bytes.
-#[inline]
-pub(crate) fn take_with_room(
-    core: &mut Core,
-    channel: ChannelKey,
-    publications: u32,
-    bytes: usize,
-) -> Matching {
-    let matching = take(core, channel);
-    if !matching.is_replaying {
-        return matching;
-    }
-    give_back(core, matching);
-    replays::make_way(core, channel, publications, bytes);
-    take(core, channel)
 }
 
 #[cold]

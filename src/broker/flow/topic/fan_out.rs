@@ -2,7 +2,7 @@
 
 use super::audience::{self, Deliver, Hearer};
 use super::keeping::{self, Placed};
-use super::{publishing, searches, verdicts};
+use super::{publishing, verdicts};
 use crate::broker::flow::forms::{Publication, SHARED_BY_MIN};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
@@ -139,11 +139,8 @@ pub(crate) fn fan_out(
     if let Some((placed, subscribers)) = found {
         return fan_out_with_places(core, channel, frames, publications, placed, subscribers);
     }
-    if core.router.searches.running > 0 {
-        searches::catch_up(core, channel);
-    }
     let bytes_max = frames.len() + publications as usize * OWN_PLACE_BYTES_MAX;
-    let matching = audience::take_with_room(core, channel, publications, bytes_max);
+    let matching = publishing::take_with_room(core, channel, publications, bytes_max);
     if publications == 1 && matching.conflates {
         let frame = frames.to_kept(&mut core.pool);
         let body = &frame.bytes()[HEADER_BYTES..];

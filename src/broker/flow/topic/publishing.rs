@@ -2,7 +2,7 @@
 
 use super::audience::{self, Deliver, Hearer, Matching};
 use super::keeping;
-use super::{conflation, searches, verdicts};
+use super::{conflation, replays, searches, verdicts};
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
@@ -54,15 +54,33 @@ pub(crate) fn publish(
     channel: ChannelKey,
     publication: &Publication<'_>,
 ) -> usize {
-    if core.router.searches.running > 0 {
-        searches::catch_up(core, channel);
-    }
     let bytes_max = HEADER_BYTES + publication.body.len() + OWN_PLACE_BYTES_MAX;
-    let matching = audience::take_with_room(core, channel, 1, bytes_max);
+    let matching = take_with_room(core, channel, 1, bytes_max);
     publish_to(core, channel, matching, publication)
 }
 
-/// Does the same to those who were found.
+/// Takes those who hear a channel, after those who are still sent what was kept have got what they would
+/// lose by publications of so many bytes.
+#[inline]
+pub(super) fn take_with_room(
+    core: &mut Core,
+    channel: ChannelKey,
+    publications: u32,
+    bytes: usize,
+) -> Matching {
+    if core.router.searches.running > 0 {
+        searches::catch_up(core, channel);
+    }
+    let matching = audience::take(core, channel);
+    if !matching.is_replaying {
+        return matching;
+    }
+    audience::give_back(core, matching);
+    replays::make_way(core, channel, publications, bytes);
+    audience::take(core, channel)
+}
+
+/// Delivers one publication to those who were found.
 pub(super) fn publish_to(
     core: &mut Core,
     channel: ChannelKey,
