@@ -130,6 +130,12 @@ test('a client ends where all servers refuse its token, and no sooner', async (t
   assert.equal(await other.connect({ retry: true }), false);
   assert.equal(other.state, 'idle');
   assert.deepEqual(other.lastError.cause.errors.map(({ code }) => code), ['auth_failed', 'auth_failed']);
+  // One that cannot be reached may take it later.
+  const patient = closed(t, new IPCClient('bench', { hosts: at(one, await refusing(t)), ...QUICK }));
+  const asked = one.sides.length;
+  void patient.connect({ retry: true });
+  await eventually('more attempts', () => one.sides.length > asked + 2);
+  assert.equal(patient.state, 'reconnecting');
 });
 
 test('what a second server does not know is a gap', async (t) => {
