@@ -16,6 +16,7 @@ use crate::broker::state::encoder::{Address, Encoded, head_of};
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::latency::{ChannelLatency, LatencyOf};
+use crate::broker::state::refusal::Refusal;
 use crate::broker::state::stats::{self, ApplicationInfo, ChannelInfo, Stats};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
@@ -65,7 +66,9 @@ impl<'a> Context<'a> {
     /// was queued for, which is zero for an application or channel that does not exist.
     ///
     /// # Errors
-    /// If the value cannot be written as JSON, or the frame exceeds the limit.
+    /// If the value cannot be written as JSON, or the frame exceeds the limit. [`SendError::NoRoom`] if the
+    /// channel is to have a history and does not exist yet, and there is no memory for it or too many
+    /// channels: then nothing was delivered, for those who come later would never learn that it is missing.
     pub fn publish<T: Serialize + ?Sized>(
         &mut self,
         app_id: &str,
@@ -73,7 +76,7 @@ impl<'a> Context<'a> {
         payload: &T,
     ) -> Result<usize, SendError> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
-        let Some(hearers) = Hearers::find(self.core, app_id, channel_id) else { return Ok(0) };
+        let Some(hearers) = find(self.core, app_id, channel_id)? else { return Ok(0) };
         let (app_id, channel_id) = (escaped(app_id), escaped(channel_id));
         let address = Address { app_id: &app_id, channel_id: &channel_id };
         publish(self.core, hearers, address, MessageType::Publish, &payload)
@@ -84,6 +87,7 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// If the frame exceeds the limit, or the message has attachments and is one that no peer accepts.
+    /// [`SendError::NoRoom`] as for [`Context::publish`].
     #[doc(alias = "_handle_publish")]
     pub fn publish_message(&mut self, message: &Message) -> Result<usize, SendError> {
         self.publish_to(&message.app_id, &message.channel_id, message)
@@ -94,13 +98,14 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// If the frame exceeds the limit, or the message has attachments and is one that no peer accepts.
+    /// [`SendError::NoRoom`] as for [`Context::publish`].
     pub fn publish_to(
         &mut self,
         app_id: &str,
         channel_id: &str,
         message: &Message,
     ) -> Result<usize, SendError> {
-        let Some(hearers) = Hearers::find(self.core, app_id, channel_id) else { return Ok(0) };
+        let Some(hearers) = find(self.core, app_id, channel_id)? else { return Ok(0) };
         if message.payload.carried().is_some() {
             let stamp = self.core.encoder.stamp(self.core.turn.now.unix);
             let head = head_of(message, &stamp);
@@ -321,6 +326,21 @@ pub(crate) fn publish(
     Ok(fan_out(core, hearers, encoded))
 }
 
+/// Finds those who may hear a channel. `None`: nobody does.
+#[inline]
+pub(super) fn find<'a>(
+    core: &mut Core,
+    app_id: &str,
+    channel_id: &'a str,
+) -> Result<Option<Hearers<'a>>, SendError> {
+    Hearers::find(core, app_id, channel_id).map_err(|why| no_room(*why))
+}
+
+#[cold]
+pub(super) fn no_room(why: Refusal) -> SendError {
+    SendError::NoRoom(why.text.into_owned())
+}
+
 /// Publishes a payload with attachments, in the form that each subscriber takes: as if a peer had sent it.
 #[cold]
 fn publish_attached(
@@ -440,8 +460,8 @@ pub enum SendError {
     /// The message has attachments and is none that a peer would accept: one of its ids is too long,
     /// for example.
     Faulty(Fault),
-    /// It was to be kept as the last value of its channel, and there is no room for that. The text says
-    /// what to do.
+    /// It was to be kept, as the last value of its channel or in the history of a channel that does not
+    /// exist yet, and there is no room for that. Nothing was delivered. The text says what to do.
     NoRoom(String),
 }
 

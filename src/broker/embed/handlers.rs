@@ -192,12 +192,12 @@ impl Handlers {
 
     #[cold]
     fn decide_all(&mut self, core: &mut Core) {
+        core.agenda.is_deciding = true;
         // The filter may publish, too.
-        while !core.agenda.undecided.is_empty() {
-            for undecided in std::mem::take(&mut core.agenda.undecided) {
-                self.decide_one(core, undecided);
-            }
+        while let Some(undecided) = core.agenda.undecided.pop_front() {
+            self.decide_one(core, undecided);
         }
+        core.agenda.is_deciding = false;
     }
 
     fn decide_one(&mut self, core: &mut Core, undecided: Undecided) {

@@ -56,16 +56,17 @@ impl Topic {
         &self.channel_id
     }
 
-    fn find(&self, core: &mut Core) -> Option<Hearers<'_>> {
+    fn find(&self, core: &mut Core) -> Result<Option<Hearers<'_>>, SendError> {
         let known = Key::from_bits(self.key.load(Ordering::Relaxed));
         let known = known.filter(|key| core.router.channels.get(*key).is_some());
-        known.map(Hearers::OfChannel).or_else(|| {
-            let found = Hearers::find(core, &self.app_id, &self.channel_id)?;
-            if let Hearers::OfChannel(key) = found {
-                self.key.store(key.to_bits(), Ordering::Relaxed);
-            }
-            Some(found)
-        })
+        if let Some(key) = known {
+            return Ok(Some(Hearers::OfChannel(key)));
+        }
+        let found = context::find(core, &self.app_id, &self.channel_id)?;
+        if let Some(Hearers::OfChannel(key)) = found {
+            self.key.store(key.to_bits(), Ordering::Relaxed);
+        }
+        Ok(found)
     }
 }
 
@@ -98,12 +99,12 @@ impl Publication {
         };
         match &self.to {
             Destination::Topic(topic) => {
-                let found = topic.find(core);
+                let found = topic.find(core)?;
                 publish(core, found, &topic.app_json, &topic.channel_json)
             }
             Destination::Named(ids, app_id_bytes) => {
                 let (app_id, channel_id) = ids.split_at(*app_id_bytes);
-                let found = Hearers::find(core, app_id, channel_id);
+                let found = context::find(core, app_id, channel_id)?;
                 publish(core, found, &escaped(app_id), &escaped(channel_id))
             }
         }

@@ -14,7 +14,6 @@ use super::part_sender::PartSender;
 use super::responder::{Remote, Responder};
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, TooLarge};
 use crate::broker::flow::forms::Publication;
-use crate::broker::flow::topic::publishing::Hearers;
 use crate::broker::flow::{answers, calls, queues, requests};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
@@ -195,7 +194,7 @@ impl<'a> Delivery<'a> {
         let payload = Json::from_serialize(payload).map_err(SendError::NotJson)?;
         let app_id = self.parts.envelope.app_id();
         let app_name = app_id.decode();
-        let found = Hearers::find(&mut *self.context.core, &app_name, channel_id);
+        let found = context::find(&mut *self.context.core, &app_name, channel_id)?;
         let Some(channel) = found else { return Ok(0) };
         let address = Address { app_id: app_id.raw(), channel_id: &escaped(channel_id) };
         context::publish(self.context.core, channel, address, message_type, &payload)

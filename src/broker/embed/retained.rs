@@ -2,14 +2,13 @@
 
 use serde::Serialize;
 
-use super::context::{Context, SendError, read_attached, too_large};
+use super::context::{Context, SendError, no_room, read_attached, too_large};
 use super::handle::{Handle, HandleError, note_unsent};
 use crate::broker::flow::attachments::{Receiver, Rewrite};
 use crate::broker::flow::forms::Publication;
 use crate::broker::flow::topic::{keeping, publishing};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::head_of;
-use crate::broker::state::refusal::Refusal;
 use crate::proto::{Extensions, Head, Json, Message, MessageType, Meta, escaped};
 
 /// Methods for what is kept of publications.
@@ -140,7 +139,6 @@ fn publish(
     let (envelope, body) = read_attached(&frame)?;
     let meta = Meta::parse_known(envelope.meta_str().unwrap_or("{}")).map_err(SendError::Faulty)?;
     let publication = Publication { envelope: &envelope, body, meta: Some(&meta), position: None };
-    let no_room = |why: Refusal| SendError::NoRoom(why.text.into_owned());
     let channel = keeping::claim_own(core, app_id, channel_id, Some(&meta)).map_err(no_room)?;
     let Some(channel) = channel else { return Ok(0) };
     let checked = keeping::check(core, channel, &publication);

@@ -122,7 +122,9 @@ pub(crate) struct Agenda {
     #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     pub(crate) unsent: Option<Vec<ConnectionKey>>,
     /// Publications that wait until the filter has been asked about their channel.
-    pub(crate) undecided: Vec<Undecided>,
+    pub(crate) undecided: VecDeque<Undecided>,
+    /// The filter is being asked about one of them.
+    pub(crate) is_deciding: bool,
     /// Changes to the handlers, to make once no handler is running. Their type belongs to a layer
     /// above this one.
     pub(crate) handler_changes: Vec<Box<dyn Any + Send>>,

@@ -7,6 +7,7 @@ use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey};
+use crate::broker::state::refusal::Refusal;
 use crate::broker::state::topic::seat::List;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::placed::OWN_PLACE_BYTES_MAX;
@@ -21,12 +22,17 @@ pub(crate) enum Hearers<'a> {
 }
 
 impl<'a> Hearers<'a> {
-    /// Finds those who may hear a channel. `None`: nobody does.
+    /// Finds those who may hear a channel. `None`: nobody does. It is refused if a history is to begin with
+    /// the publication, and there is no room for that.
     #[inline]
-    pub(crate) fn find(core: &mut Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
+    pub(crate) fn find(
+        core: &mut Core,
+        app_id: &str,
+        channel_id: &'a str,
+    ) -> Result<Option<Self>, Box<Refusal>> {
         let application = core.router.application(app_id);
         match application.and_then(|key| core.router.channel(key, channel_id)) {
-            Some(channel) => Some(Self::OfChannel(channel)),
+            Some(channel) => Ok(Some(Self::OfChannel(channel))),
             None => Self::find_unlisted(core, app_id, channel_id),
         }
     }
@@ -34,15 +40,20 @@ impl<'a> Hearers<'a> {
     /// Finds those who may hear a channel that does not exist, which may have to exist from now on.
     #[cold]
     #[inline(never)]
-    fn find_unlisted(core: &mut Core, app_id: &str, channel_id: &'a str) -> Option<Self> {
+    fn find_unlisted(
+        core: &mut Core,
+        app_id: &str,
+        channel_id: &'a str,
+    ) -> Result<Option<Self>, Box<Refusal>> {
         if !core.limits.histories.is_empty()
-            && let Some(channel) = keeping::claim_own(core, app_id, channel_id, None).ok().flatten()
+            && let Some(channel) = keeping::claim_own(core, app_id, channel_id, None)?
         {
-            return Some(Self::OfChannel(channel));
+            return Ok(Some(Self::OfChannel(channel)));
         }
-        let key = core.router.application(app_id)?;
-        let application = core.router.applications.get(key)?;
-        application.patterns.map(|_| Self::OfPatterns(key, channel_id))
+        let Some(key) = core.router.application(app_id) else { return Ok(None) };
+        let application = core.router.applications.get(key);
+        let has_patterns = application.is_some_and(|application| application.patterns.is_some());
+        Ok(has_patterns.then_some(Self::OfPatterns(key, channel_id)))
     }
 }
 

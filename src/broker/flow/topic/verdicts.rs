@@ -40,18 +40,25 @@ fn look_up(
     publications: u32,
 ) -> Option<bool> {
     match verdict(core, to, channel) {
-        Some(true) => None,
+        Some(true) if !waits_already(core, to, channel) => None,
         Some(false) => {
             branches::note(Branch::RefusedByPattern);
             Some(false)
         }
-        None => {
+        Some(true) | None => {
             let frame = frame.to_kept(&mut core.pool);
             let undecided = Undecided { to, channel: channel.into(), list, frame, publications };
-            core.agenda.undecided.push(undecided);
+            core.agenda.undecided.push_back(undecided);
             Some(true)
         }
     }
+}
+
+/// Returns whether earlier publications of a channel are still to be delivered to a connection. The filter may
+/// publish while it is asked about another channel, and what it publishes comes behind those.
+fn waits_already(core: &Core, to: ConnectionKey, channel: &str) -> bool {
+    let mut waiting = core.agenda.undecided.iter();
+    core.agenda.is_deciding && waiting.any(|other| other.to == to && *other.channel == *channel)
 }
 
 /// Returns what the present filter has said of a channel.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::SendError;
 
 #[test]
 fn publications_of_the_process_reach_patterns() {
@@ -50,4 +51,25 @@ fn other_threads_reach_patterns_and_those_who_conflate() {
     world.act();
     let last = world.heard(slow).pop().unwrap();
     assert_eq!((&*last.0, &last.1[0]), ("a.b", &json!(9)));
+}
+
+#[test]
+fn what_finds_no_room_for_its_history_is_refused_and_heard_by_nobody() {
+    let limits = super::histories::keeping(10).channels_max(1);
+    let mut world = World::new(limits);
+    let (reader, other) = (world.topical("reader"), world.topical("other"));
+    world.want_pattern(reader, ">");
+    world.want(other, "taken", json!({}));
+    let mut context = world.broker.context();
+    let refused = context.publish("app", "h.a", &1);
+    assert!(matches!(&refused, Err(SendError::NoRoom(why)) if why.len() > 20), "{refused:?}");
+    // Without a history to begin it is delivered.
+    assert_eq!(context.publish("app", "n.a", &2).unwrap(), 1);
+    world.act();
+    assert_eq!(world.heard(reader), heard([("n.a", 2)]));
+    world.leave(other, "taken", false);
+    assert_eq!(world.broker.context().publish("app", "h.a", &3).unwrap(), 1);
+    world.act();
+    let got = world.take_one(reader);
+    assert_eq!((&got["payload"], &got["meta"]["offset"]), (&json!(3), &json!(1)));
 }

@@ -118,3 +118,25 @@ fn what_waits_for_the_filter_comes_before_the_end_of_its_pattern() {
     let got = world.take(reader);
     assert_eq!((&got[0]["payload"], &got[1]["reply_to"]), (&json!(1), &json!("u")), "{got:?}");
 }
+
+#[test]
+fn what_the_filter_publishes_while_it_is_asked_comes_behind_what_was_published_before() {
+    let mut world = World::new(Limits::default());
+    world.broker.filter(|delivery| {
+        let message = delivery.message();
+        let is_asked = message.message_type() == MessageType::Subscribe;
+        if is_asked && message.channel_id().matches("a.y") {
+            delivery.context().publish("app", "a.x", &2)?;
+        }
+        Ok(Verdict::CarryOut)
+    });
+    let reader = world.topical("reader");
+    world.want_pattern(reader, "a.*");
+    let mut context = world.broker.context();
+    for (channel, number) in [("a.x", 0), ("a.y", 0), ("a.x", 1)] {
+        assert_eq!(context.publish("app", channel, &number).unwrap(), 1);
+    }
+    world.pass(Duration::ZERO);
+    let expected = heard([("a.x", 0), ("a.y", 0), ("a.x", 1), ("a.x", 2)]);
+    assert_eq!(world.heard(reader), expected);
+}
