@@ -29,9 +29,10 @@ impl World {
 
 /// The layout of clients, which is passed on as it came.
 fn in_usual_layout(kind: &str, channel: &str, id: &str) -> Vec<u8> {
-    framed_text(&format!(
-        r#"{{"message_id":"{id}","app_id":"app","channel_id":"{channel}","message_type":"{kind}","payload":1,"timestamp":1.5,"reply_to":null}}"#
-    ))
+    let head = format!(
+        r#""message_id":"{id}","app_id":"app","channel_id":"{channel}","message_type":"{kind}""#
+    );
+    framed_text(&format!(r#"{{{head},"payload":1,"timestamp":1.5,"reply_to":null}}"#))
 }
 
 #[test]

@@ -66,7 +66,11 @@ fn turn(world: &mut World) -> bool {
 
 /// Runs turns to the end of all that is under way, and returns their number.
 fn run(world: &mut World) -> usize {
-    (0..).take_while(|_| turn(world)).count()
+    let mut turns = 0;
+    while turn(world) {
+        turns += 1;
+    }
+    turns
 }
 
 /// The numbers that a connection was sent on each channel, in order.
