@@ -4,18 +4,20 @@
 
 use std::collections::BTreeMap;
 
+use self::counted::{agree, requests, sessions};
 use super::broker::Broker;
 use super::state::budget::{
     CALL_BYTES, CONNECTION_BYTES, OWED_BYTES, REPLAY_BYTES, REQUEST_BYTES, SUBSCRIPTION_BYTES,
 };
-use super::state::connection::{Connection, Held, Obstacle, Session, State, Worker};
+use super::state::connection::{Connection, Held, Obstacle, State, Worker};
 use super::state::core::Core;
 use super::state::keys::{ChannelKey, ConnectionKey};
-use super::state::requests::{Answerer, PendingRequest};
+use super::state::requests::Answerer;
 use super::state::router::{Application, Channel};
 use super::state::topic::seat::{List, Seat};
 use super::state::topic::session::Pending;
 
+mod counted;
 mod lists;
 mod timers;
 
@@ -50,11 +52,6 @@ impl Broker {
                 .map_err(|why| format!("channel {}: {why}", channel.id))
         })
     }
-}
-
-fn agree(what: &str, noted: usize, counted: usize) -> Result<(), String> {
-    let text = || format!("{what}: {noted} are noted, and {counted} are there");
-    if noted == counted { Ok(()) } else { Err(text()) }
 }
 
 fn check_connections(core: &Core) -> Result<(), String> {
@@ -330,12 +327,4 @@ fn users(core: &Core) -> BTreeMap<ChannelKey, Users> {
         }
     }
     users
-}
-
-fn sessions(core: &Core) -> impl Iterator<Item = (ConnectionKey, &Session)> {
-    core.connections.iter().filter_map(|(key, connection)| Some((key, connection.session()?)))
-}
-
-fn requests(core: &Core) -> impl Iterator<Item = &PendingRequest> {
-    core.requests.keys().into_iter().filter_map(|key| core.requests.get(key))
 }

@@ -1,6 +1,6 @@
 //! Whoever waits stands in the list of those who wait for the same.
 
-use super::{agree, requests, sessions};
+use super::counted::{agree, requests, sessions};
 use crate::broker::state::budget::MemoryPressure;
 use crate::broker::state::connection::{Connection, Held, Owed, Session, State};
 use crate::broker::state::core::Core;

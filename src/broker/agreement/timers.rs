@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{agree, requests};
+use super::counted::{agree, requests};
 use crate::broker::state::connection::{Connection, State};
 use crate::broker::state::core::{Core, Lifecycle};
 use crate::broker::state::keys::ConnectionKey;
