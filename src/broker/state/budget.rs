@@ -19,7 +19,7 @@ pub(crate) const CONNECTION_BYTES: usize = 1_536;
 pub(crate) const APPLICATION_BYTES: usize = 768;
 pub(crate) const CHANNEL_BYTES: usize = 800;
 pub(crate) const REPLAY_BYTES: usize = 256;
-pub(crate) const TOPIC_BYTES: usize = 256;
+pub(crate) const TOPIC_BYTES: usize = 288;
 /// With its timer, and without its messages.
 pub(crate) const HISTORY_BYTES: usize = 256;
 pub(crate) const SUBSCRIPTION_BYTES: usize = 64;
