@@ -47,11 +47,15 @@ pub(in crate::client) fn connect(
 ) -> Result<Connection, Error> {
     let begin = Instant::now();
     while let Some((endpoint, share)) = servers.take() {
-        let left = options.connect_timeout.saturating_sub(begin.elapsed());
+        let connect_timeout = if servers.has_several() {
+            whole_millis(options.connect_timeout.saturating_sub(begin.elapsed()) / share)
+        } else {
+            options.connect_timeout
+        };
         let options = Options {
             endpoint,
             alternatives: Vec::new(),
-            connect_timeout: left / share,
+            connect_timeout,
             ..options.clone()
         };
         match Connection::open(&options) {
@@ -62,6 +66,12 @@ pub(in crate::client) fn connect(
         }
     }
     Err(servers.begin_round())
+}
+
+/// Returns a share of the time as people read it in an error.
+fn whole_millis(share: Duration) -> Duration {
+    let millis = share.as_millis().min(u64::MAX.into()) as u64;
+    if millis == 0 { share } else { Duration::from_millis(millis) }
 }
 
 impl Connection {
