@@ -328,7 +328,7 @@ class Dispatcher:
         of_channel: Any,
         address: Optional[str],
     ) -> None:
-        event = Event(name, error, *counts, *of_channel, address)
+        event = Event(name, error, *(*counts, *of_channel, address))
         client._noted(event)
         for listener, context in list(self.listeners):
             context.copy().run(listener, event)

@@ -521,7 +521,7 @@ class Client:
     def _on_event(
         self, name: str, error: Optional[IPCError], counts: Any, of_channel: Any, address: Optional[str]
     ) -> None:
-        event = Event(name, error, *counts, *of_channel, address)
+        event = Event(name, error, *(*counts, *of_channel, address))
         level = logging.ERROR if name == "closed" and error is not None else logging.INFO
         logger.log(event.level if name in ("gap", "looks_like_pattern") else level, "%s", event)
         for listener, context in list(self._listeners):
