@@ -73,6 +73,8 @@ MUTANTS = [
            "flush", swap="!stream.flush()?", by="!stream.flush().map(|_| true)?"),
     Mutant("an interrupted read ends the connection",
            "receive", swap="error.kind() == io::ErrorKind::Interrupted", by="false"),
+    Mutant("an interrupted read does not count as unread",
+           "serve", drop="self.has_unread |="),
     Mutant("a full read buffer counts as an empty socket",
            "receive", swap="bytes == buffer.len() ||", by=""),
     Mutant("the end behind the last bytes is not looked for",

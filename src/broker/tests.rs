@@ -26,6 +26,7 @@ mod call_bounds;
 mod call_chaos;
 mod calls;
 mod concurrency;
+mod costs;
 mod counters;
 mod drains;
 mod embedding;

@@ -42,6 +42,9 @@ pub(super) struct Backlog {
 /// Time for which the server may delay accepting after an error.
 const PUT_OFF: Duration = Duration::from_millis(50);
 
+/// Reads in a row that signals interrupt: more than a connection has in two turns.
+pub(super) const BURST: u32 = 12;
+
 /// The result of the last poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastPoll {
@@ -403,7 +406,11 @@ impl Kernel {
             pipe.interruptions -= 1;
             return true;
         }
-        self.decisions.chance(self.faults.interrupted)
+        let is_interrupted = self.decisions.chance(self.faults.interrupted);
+        if is_interrupted && self.decisions.below(4) == 3 {
+            self.pipes[id].interruptions = BURST;
+        }
+        is_interrupted
     }
 
     /// Bytes may arrive in the middle of a turn.

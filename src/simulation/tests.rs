@@ -1,15 +1,12 @@
 use std::time::Duration;
 
-use super::kernel::Stop;
+use super::kernel::{BURST, Stop};
 use super::speech::Say;
 use super::*;
 
 /// Seeds that the tests go through with the debug assertions on, which takes some ten seconds. `tests/run`
 /// goes through 70,000 in a release build, and there every branch has to be taken.
 const SEEDS: u64 = 400;
-
-/// Reads in a row that signals interrupt: more than a connection has in two turns.
-const BURST: u32 = 12;
 
 /// Seeds that once found a fault, and the fault that they found. A change of the simulation gives
 /// a seed another meaning, so each fault also has a test beside the code that was wrong.

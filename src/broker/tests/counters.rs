@@ -198,3 +198,47 @@ fn whoever_has_used_up_its_share_is_counted_once() {
     world.deliver(key, &ping.repeat(FRAMES_PER_TURN_MAX + 1));
     world.expect_counted("one more", &json!({"yields": 1}));
 }
+
+/// Patterns, histories and conflation are ways of their own, on which the same is counted.
+#[test]
+fn publications_beyond_the_plain_route_are_counted_alike() {
+    let rules = [crate::HistoryRule::new("app", "kept.*").messages(5)];
+    let mut world = World::new(Limits::default().histories(rules));
+    let [pattern, topical] = ["pattern", "topical"].map(|id| {
+        let key = world.accept();
+        let connect = json!({"action": "connect", "connection_id": id, "extensions": ["topic"]});
+        world.send(key, &message("app", "request", "system", "c", &connect));
+        key
+    });
+    let plain = world.connected("app", "plain");
+    let everything = json!({"pattern": true});
+    world.send(pattern, &message("app", "subscribe", "news.*", "s", &everything));
+    for channel in ["news.a", "kept.a"] {
+        world.subscribe(plain, "app", channel);
+        world.send(topical, &message("app", "subscribe", channel, "s", &json!({})));
+    }
+    world.reset_counters();
+    for (channel, counted) in [
+        ("news.a", json!({"publications": 1, "deliveries": 3})),
+        ("news.b", json!({"publications": 1, "deliveries": 1})),
+        ("kept.a", json!({"publications": 1, "deliveries": 2})),
+        ("kept.b", json!({"publications": 1, "publications_unheard": 1})),
+    ] {
+        for _ in 0..2 {
+            world.deliver(plain, &in_usual_layout("publish", channel, "p"));
+            world.expect_counted(channel, &counted);
+            world.send(plain, &message("app", "publish", channel, "p", &json!(1)));
+            world.expect_counted(channel, &counted);
+        }
+    }
+    let three = in_usual_layout("publish", "kept.a", "p").repeat(3);
+    world.deliver(plain, &three);
+    world.expect_counted("three", &json!({"publications": 3, "deliveries": 6}));
+    let three = in_usual_layout("publish", "kept.b", "p").repeat(3);
+    world.deliver(plain, &three);
+    world.expect_counted("three", &json!({"publications": 3, "publications_unheard": 3}));
+    // What a late subscriber is sent of the past is no publication.
+    world.send(topical, &message("app", "subscribe", "kept.b", "s", &json!({"last": 5})));
+    world.pass(Duration::ZERO);
+    world.expect_counted("the past", &json!({"replayed": 5}));
+}

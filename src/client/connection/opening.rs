@@ -52,12 +52,8 @@ pub(in crate::client) fn connect(
         } else {
             options.connect_timeout
         };
-        let options = Options {
-            endpoint,
-            alternatives: Vec::new(),
-            connect_timeout,
-            ..options.clone()
-        };
+        let options =
+            Options { endpoint, alternatives: Vec::new(), connect_timeout, ..options.clone() };
         match Connection::open(&options) {
             Err(error) if is_about_server(&error) => {
                 servers.failed(error);
