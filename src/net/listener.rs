@@ -222,13 +222,32 @@ fn process_of(stream: &UnixStream) -> Peer {
     let Ok(found) = rustix::net::sockopt::socket_peercred(stream) else {
         return Peer::Unix { user: None, pid: None };
     };
-    let user = User { uid: found.uid.as_raw(), gid: found.gid.as_raw() };
+    let user = user_of(&found);
     // The kernel reports zero for a process of a PID namespace that is not visible here.
     let pid = found.pid.as_raw_nonzero().get().try_into().ok().and_then(NonZeroU32::new);
     Peer::Unix { user: Some(user), pid }
 }
 
+#[cfg(target_os = "linux")]
+fn user_of(found: &rustix::net::UCred) -> User {
+    User { uid: found.uid.as_raw(), gid: found.gid.as_raw() }
+}
+
 #[cfg(not(target_os = "linux"))]
 fn process_of(_: &UnixStream) -> Peer {
     Peer::Unix { user: None, pid: None }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::net::UCred;
+    use rustix::process::{Gid, Pid, Uid};
+
+    use super::*;
+
+    #[test]
+    fn a_user_and_its_group_are_not_taken_for_one_another() {
+        let found = UCred { pid: Pid::INIT, uid: Uid::from_raw(7), gid: Gid::from_raw(8) };
+        assert_eq!(user_of(&found), User { uid: 7, gid: 8 });
+    }
 }

@@ -1,6 +1,7 @@
 //! Each timer that runs is that of somebody, and whoever has to have one does.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::counted::{agree, requests};
 use crate::broker::state::connection::{Connection, State};
@@ -48,8 +49,19 @@ pub(super) fn check(core: &Core) -> Result<(), String> {
         running.take(timer, Due::Memory)?;
     }
     for (key, channel) in core.router.channels.iter() {
-        if let Some(timer) = channel.topic.as_ref().and_then(|topic| topic.ageing) {
-            running.take(timer, Due::Ageing(key))?;
+        let Some(topic) = &channel.topic else { continue };
+        let history = topic.history.as_ref();
+        let too_old_at = history
+            .and_then(|history| Some(Duration::from(history.oldest()?) + history.bounds().age?));
+        match (topic.ageing, too_old_at) {
+            // One that was armed for an older message may be early.
+            (Some(timer), Some(too_old_at)) if timer.deadline() <= too_old_at => {
+                running.take(timer, Due::Ageing(key))?;
+            }
+            (None, None) => {}
+            (timer, at) => {
+                return Err(format!("{}: {timer:?} is for what is too old at {at:?}", channel.id));
+            }
         }
     }
     let drains = running.0.values().filter(|due| **due == Due::DrainDeadline).count();

@@ -161,6 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn another_worker_is_owed_what_the_request_did_not_say_and_has_no_place_yet() {
+        let now = Duration::from_secs(1);
+        let mut stream = Stream::new(2, Duration::ZERO);
+        assert_eq!(stream.add(3), Ok(()));
+        assert_eq!(stream.take_owed(), 3);
+        stream.is_listed = true;
+        stream.restart(now);
+        assert!(!stream.is_listed, "nobody would tell it of its credit");
+        assert_eq!((stream.take_owed(), stream.active_at), (3, now));
+    }
+
+    #[test]
     fn unused_credit_is_bounded() {
         let mut stream = Stream::new(1, Duration::ZERO);
         assert_eq!(stream.add(CREDIT_MAX), Err(TooMuchCredit));

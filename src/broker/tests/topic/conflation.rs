@@ -34,6 +34,10 @@ fn a_slow_reader_gets_the_newest_of_each_channel_and_holds_nobody_back() {
         }
         world.pass(Duration::from_secs(60));
         assert!(world.closed.is_empty(), "it is not closed for that");
+        let connection = world.connection(slow);
+        let waiting = connection.pending().map_or(0, Pending::held_bytes);
+        let held = crate::broker::flow::memory::held_bytes(connection);
+        assert!(waiting > 2_000 && held >= waiting + connection.send.len(), "{held}");
         assert!(world.connection(slow).send.len() <= MARK);
         world.stalled.clear();
         world.relieve(slow);

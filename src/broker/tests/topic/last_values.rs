@@ -152,6 +152,23 @@ fn at_the_bound_of_channels_the_values_that_are_oldest_make_room() {
 }
 
 #[test]
+fn at_the_bound_of_channels_a_channel_is_as_old_as_the_newest_that_it_keeps() {
+    let mut world = World::new(Limits { channels_max: 2, ..keeping(10) });
+    let key = world.topical("me");
+    world.retain(key, "h.a", &json!(1));
+    world.pass(Duration::from_secs(5));
+    world.retain(key, "b", &json!(2));
+    world.pass(Duration::from_secs(5));
+    world.publish(key, "h.a", 3..4);
+    world.retain(key, "c", &json!(4));
+    let (_, got) = world.join(key, ">", &json!({"pattern": true, "last": 1}));
+    let mut left: Vec<_> =
+        got.iter().filter_map(|message| message["channel_id"].as_str()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["c", "h.a"]);
+}
+
+#[test]
 fn at_the_bound_of_channels_no_application_takes_what_another_one_keeps() {
     let mut world = World::new(Limits { channels_max: 3, ..keeping(10) });
     let key = world.topical("me");

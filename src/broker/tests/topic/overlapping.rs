@@ -79,6 +79,26 @@ fn who_asks_for_less_of_a_channel_than_it_is_still_sent_is_sent_all_the_same() {
 }
 
 #[test]
+fn the_answer_counts_what_a_pattern_is_still_sent_of_the_channel() {
+    let mut world = World::new(keeping(1_000).queue_high_water_bytes(4 << 10));
+    let from = world.topical("from");
+    world.publish(from, "h.a", 1..201);
+    let slow = world.topical("slow");
+    world.stalled.push(slow);
+    let ask = json!({"pattern": true, "last": 1_000});
+    world.send(slow, &message("app", "subscribe", "h.*", "first", &ask));
+    world.send(slow, &message("app", "subscribe", "h.a", "second", &json!({"last": 1})));
+    world.stalled.clear();
+    world.relieve(slow);
+    world.act();
+    let got = world.take(slow);
+    let at = got.iter().position(|message| message["reply_to"] == "second").expect("an answer");
+    let (before, after) = got.split_at(at);
+    assert!(before.len() > 2 && after.len() > 2, "{} and {}", before.len(), after.len());
+    assert_eq!(after[0]["payload"]["messages"], after.len() - 1);
+}
+
+#[test]
 fn who_is_sent_what_becomes_too_old_is_closed_before_the_channel_begins_anew() {
     let age = Duration::from_secs(10);
     let mut limits = keeping(1_000).queue_high_water_bytes(4 << 10).idle_timeout(None);
