@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod ageing;
 mod bad_input;
 mod conflation;
 mod embedded;
