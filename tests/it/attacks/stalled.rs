@@ -55,9 +55,9 @@ fn ten_thousand_unfinished_messages_cost_what_was_sent_of_them() {
 
 /// Subscribers that do not read large messages. A message is held once, however many wait for it,
 /// so in the server a thousand cost hardly more than one. In the kernel each has its send buffer,
-/// 512 KiB with its book-keeping, and at most one segment over it. More subscribers are not measured: together they may take
-/// what `net.ipv4.tcp_mem` allows on a machine, a tenth of its memory, and ten thousand would take
-/// that away from everything else that runs there.
+/// 512 KiB with its book-keeping, and at most one segment over it. More subscribers are not
+/// measured: together they may take what `net.ipv4.tcp_mem` allows on a machine, a tenth of its
+/// memory, and ten thousand would take that away from everything else that runs there.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "a step of tests/run has it optimised")]
 fn a_thousand_subscribers_that_do_not_read_share_what_waits_for_them() {
