@@ -155,8 +155,10 @@ class FakeServer:
         self.read.append((message, attachments))
         if message["message_type"] == "request":
             payload, attached = self.answer(message["payload"], attachments)
-            while self.first:
-                write(peer, self.first.pop(0))
+            # The test may set those of its next request while these are written.
+            first, self.first = self.first, []
+            for body in first:
+                write(peer, body)
             answer = {**message, "message_type": "response", "payload": payload, "reply_to": message["message_id"]}
             answer.pop("meta", None)
             write(peer, encode(answer, attached))

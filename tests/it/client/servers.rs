@@ -170,7 +170,8 @@ fn a_pause_comes_when_all_have_failed_and_its_bound_doubles() {
     let scripts = [Scripted::new(), Scripted::new()];
     let all = scripts.each_ref().map(|script| at(script.address().port()));
     let mut options = options(&all);
-    options.reconnect = Some(Reconnect::new(Duration::from_millis(1), Duration::from_millis(2)));
+    // A connection that lasts as long as the longest pause would count as of use.
+    options.reconnect = Some(Reconnect::new(Duration::from_millis(1), HANG));
     options.connection.connect_timeout = HANG;
     let (client, side) = scripts[0].connect_with(&options);
     let failures = || client.connection_info().failures;
