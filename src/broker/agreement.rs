@@ -150,6 +150,9 @@ fn check_applications(core: &Core) -> Result<(), String> {
         let Application { connections, channels, .. } = application;
         let own = || router.channels_of(key);
         agree("channels by name", channels.len(), own().count())?;
+        if !application.pinned && connections.is_empty() && channels.is_empty() {
+            return Err(format!("nobody uses the application {:?}", application.id));
+        }
         let workers = own().map(|channel| channel.service.workers.len()).sum();
         agree("workers of an application", application.workers, workers)?;
         let own_bytes = own().map(|channel| channel.id_json.len()).sum();

@@ -183,3 +183,16 @@ fn a_panic_of_the_thread_of_the_latency_log_ends_the_server() {
     assert_eq!(status.signal(), Some(6), "{stderr}");
     assert!(stderr.contains("latency-log") && stderr.contains("a test wants this"), "{stderr}");
 }
+
+#[test]
+fn users_are_not_told_apart_on_an_inherited_tcp_socket() {
+    let scratch = Scratch::new("supervised-users");
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let access = ipc_framework::Access::default().uids([rustix::process::geteuid().as_raw()]);
+    let unix = Some(UnixSocket::at(scratch.socket()));
+    let config = Config::default().host(None).unix(unix).access(access);
+    let Err(error) = Server::bind_with(config, vec![Inherited::Tcp(tcp)]) else {
+        panic!("TCP is open to every user");
+    };
+    assert!(error.to_string().contains("does not keep anybody off"), "{error}");
+}

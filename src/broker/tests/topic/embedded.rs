@@ -73,3 +73,14 @@ fn what_finds_no_room_for_its_history_is_refused_and_heard_by_nobody() {
     let got = world.take_one(reader);
     assert_eq!((&got["payload"], &got["meta"]["offset"]), (&json!(3), &json!(1)));
 }
+
+#[test]
+fn an_application_in_which_nothing_found_room_is_not_there() {
+    let mut world = World::new(super::histories::keeping(10).channels_max(1));
+    let other = world.topical("other");
+    world.want(other, "taken", json!({}));
+    let mut context = world.broker.context();
+    let refused = context.publish_retained("nobody", "v", &1);
+    assert!(matches!(refused, Err(SendError::NoRoom(_))), "{refused:?}");
+    assert!(!context.has_application("nobody"));
+}
