@@ -41,7 +41,8 @@
 //! # What is deliberately absent
 //! - Threads: one event loop on one thread, so that a message never waits for a lock.
 //! - Persistence and redelivery: delivery is at most once.
-//! - An async runtime: nothing here needs one, and `Server::poll_once` fits into any.
+//! - An async runtime: nothing here needs one, and `Server::poll_once` fits into any. Only the
+//!   feature `nats` brings one, for a thread of its own.
 
 // Only docs.rs sets this: the documentation names the feature that an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -50,6 +51,8 @@
 mod address;
 #[cfg(feature = "broker")]
 mod branches;
+#[cfg(feature = "nats")]
+mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;
 #[cfg(feature = "net")]
@@ -91,6 +94,8 @@ pub use simd_json;
 
 #[cfg(feature = "broker")]
 pub use address::Address;
+#[cfg(feature = "nats")]
+pub use bridge::NatsOptions;
 #[cfg(feature = "broker")]
 pub use broker::{
     Access, Application, ApplicationInfo, Channel, ChannelInfo, ChannelLatency, ConnectionInfo,

@@ -22,6 +22,7 @@ const ROOMS: &[Room] = &[
             "address branches descriptors trace token handler_error setters proto",
             "broker",
             "error secret_file tls config net",
+            "bridge",
             "server client",
             "simulation fuzzing lib",
             "cli main",
@@ -127,6 +128,7 @@ const ROOMS: &[Room] = &[
             "mod",
         ],
     },
+    Room { folder: "src/bridge", floors: &["events options", "mod"] },
     Room { folder: "src/server", floors: &["mod", "problems reload published"] },
     Room {
         folder: "src/client",
