@@ -128,7 +128,7 @@ const ROOMS: &[Room] = &[
             "mod",
         ],
     },
-    Room { folder: "src/bridge", floors: &["events options", "mod"] },
+    Room { folder: "src/bridge", floors: &["options", "mod"] },
     Room { folder: "src/server", floors: &["mod", "problems reload published"] },
     Room {
         folder: "src/client",
