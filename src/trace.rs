@@ -24,6 +24,7 @@ pub(crate) enum Origin {
     Unknown,
     Tcp(SocketAddr),
     Unix { uid: Option<u32>, pid: Option<NonZeroU32> },
+    Link,
 }
 
 #[cfg(feature = "tracing")]
@@ -48,6 +49,7 @@ impl fmt::Display for Origin {
             Self::Unknown => f.write_str("unknown"),
             Self::Tcp(address) => address.fmt(f),
             Self::Unix { .. } => f.write_str("unix"),
+            Self::Link => f.write_str("link"),
         }
     }
 }

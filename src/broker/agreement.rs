@@ -18,6 +18,7 @@ use super::state::topic::seat::{List, Seat};
 use super::state::topic::session::Pending;
 
 mod counted;
+mod interests;
 mod lists;
 mod timers;
 
@@ -43,6 +44,7 @@ impl Broker {
         check_applications(core)?;
         check_patterns(core)?;
         check_kept(core)?;
+        interests::check(core)?;
         lists::check(core)?;
         timers::check(core)?;
         let mut users = users(core);
@@ -59,12 +61,17 @@ fn check_connections(core: &Core) -> Result<(), String> {
     let count = |is_it: &dyn Fn(&Connection) -> bool| {
         connections.iter().filter(|(_, connection)| is_it(connection)).count()
     };
-    agree("sessions", connections.sessions(), count(&|found| found.session().is_some()))?;
+    agree(
+        "sessions",
+        connections.sessions(),
+        count(&|found| found.session().is_some() && !found.is_link()),
+    )?;
     agree("refused connections", connections.refused(), count(&Connection::is_refused))?;
     let is_superseded = |found: &Connection| matches!(found.state(), State::Superseded);
     agree("superseded connections", connections.superseded(), count(&is_superseded))?;
     let is_closed = |found: &Connection| matches!(found.state(), State::Closed);
-    let is_present = |found: &Connection| !found.is_refused() && !is_closed(found);
+    let is_present =
+        |found: &Connection| !found.is_refused() && !is_closed(found) && !found.is_link();
     agree("places that are taken", connections.present(), count(&is_present))?;
     for (key, connection) in connections.iter() {
         let pending = connection.pending().map_or(0, Pending::len);
@@ -175,7 +182,7 @@ fn check_patterns(core: &Core) -> Result<(), String> {
     let mut seats = 0;
     for (key, node) in patterns.nodes.iter() {
         let mut slow = 0;
-        for list in [List::Live, List::Conflating] {
+        for list in [List::Live, List::Conflating, List::Link] {
             for (at, subscriber) in node.list(list).iter().enumerate() {
                 let session = core.connections.session(*subscriber);
                 let topic = session.and_then(|session| session.topic.as_ref());
@@ -185,7 +192,7 @@ fn check_patterns(core: &Core) -> Result<(), String> {
                 }
                 let connection = core.connections.get(*subscriber);
                 let is_slow = connection.is_some_and(|found| found.congested.is_some());
-                slow += usize::from(is_slow && list == List::Live);
+                slow += usize::from(is_slow && list != List::Conflating);
                 seats += 1;
             }
         }

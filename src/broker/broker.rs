@@ -109,8 +109,19 @@ impl Broker {
     /// Does the same as [`Broker::accept`] for a connection whose other end is known. If its user is
     /// not admitted ([`Access::uids`]), or not known although there is a list, it gets an error and is
     /// closed.
+    ///
+    /// A [`Peer::Link`] is no client, but a connection to another server, which the process itself has
+    /// made. It needs no token, counts towards no limit on connections, and has no bound of its own on
+    /// channels, subscriptions and services. Its `connection_id` begins with `$link/`, which no other may.
+    /// It subscribes with patterns alone, to what no link has published, and counts for nobody as a
+    /// subscriber. Its requests and notifications go to handlers and to workers that are no links, and it
+    /// gets those of clients that it serves when these workers have eight more unanswered requests than it,
+    /// or are stuck. It is not announced by hooks and not told of by [`Broker::on_interest`].
     pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
         let core = &mut self.core;
+        if peer == Peer::Link {
+            return Some(accept_link(core));
+        }
         core.counters.accepted += 1;
         let admitted = admit(core, peer);
         if let Err(why) = &admitted
@@ -552,6 +563,18 @@ fn note_sent(core: &mut Core, key: ConnectionKey) {
     queues::note_sent(core, key);
     conflation::note_sent(core, key);
     replays::note_sent(core, key);
+}
+
+#[cold]
+fn accept_link(core: &mut Core) -> ConnectionKey {
+    let deadline = core.turn.deadline_in(core.limits.handshake_timeout);
+    let connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
+    let key = core.connections.insert_link(connection);
+    if let Some(connection) = core.connections.get_mut(key) {
+        connection.timer = Some(core.timers.arm(deadline, Due::Handshake(key)));
+    }
+    core.budget.tables_bytes += CONNECTION_BYTES;
+    key
 }
 
 /// Returns whether a new connection may stay. Nobody makes room for a user who is not admitted.

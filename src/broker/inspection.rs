@@ -77,7 +77,11 @@ impl Broker {
             worker.has_room() && connection.is_some_and(is_free)
         };
         self.core.router.channels.iter().any(|(_, Channel { service, .. })| {
-            !service.kept.is_empty() && service.workers.iter().any(is_free)
+            let first = service.kept.first().and_then(|first| self.core.requests.get(first));
+            let is_of_link =
+                first.is_some_and(|first| self.core.connections.is_link(first.requester));
+            let mut free = service.workers.iter().filter(|worker| !(is_of_link && worker.is_link));
+            first.is_some() && free.any(is_free)
         })
     }
 

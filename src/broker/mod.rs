@@ -46,6 +46,7 @@ pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;
 pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Written};
+pub use state::interest::{Interest, InterestIn};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use state::peer::Peer;

@@ -12,6 +12,7 @@ use super::embed::setup::{Application, Channel};
 use super::flow::reload;
 use super::limits::Limits;
 use super::state::events::ConnectionInfo;
+use super::state::interest::Interest;
 use super::state::timers::Now;
 use crate::address::Address;
 use crate::handler_error::HandlerError;
@@ -85,6 +86,44 @@ impl Broker {
         hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
     ) {
         self.context().on_disconnect(hook);
+    }
+
+    /// Calls `hook` whenever an application or a channel is wanted by a first one, or no longer by a last
+    /// one: clients of an application, subscribers of a channel or a pattern, and those who answer the
+    /// requests of a channel. What is there already it is told at once. So a program learns what it has to
+    /// fetch from elsewhere, for example from another server. A later hook replaces an earlier one, and is
+    /// told everything anew.
+    ///
+    /// The hook runs on the thread that drives the broker, in the middle of what causes the change, and has
+    /// no context. It may use a [`Handle`], whose commands come later. Nothing is told twice. An
+    /// application is told before what is wanted of it, and its end after that of the rest, unless the
+    /// process has created it: such a one is wanted until the broker ends. [Links](super::Peer::Link) want
+    /// nothing. In a drain, the end of each is told as its connections are closed; of a broker that is
+    /// dropped, nothing more is told. A panic of the hook is counted, and the broker goes on.
+    ///
+    /// ```
+    /// # use ipc_framework::{Access, Limits};
+    /// # use ipc_framework::broker::{Broker, Now};
+    /// use ipc_framework::{Interest, InterestIn};
+    /// use std::sync::mpsc;
+    ///
+    /// # let mut broker = Broker::new(Limits::default(), Access::default(), [7; 32], Now::default());
+    /// broker.application("shop", "The Shop").channel("price").on_request(|it| it.reply(&9.5));
+    /// let (tell, told) = mpsc::channel();
+    /// broker.on_interest(move |interest: &Interest<'_>| {
+    ///     let what = match interest.subject {
+    ///         InterestIn::Workers(channel) => format!("{channel} is served"),
+    ///         InterestIn::Application => "somebody is there".to_owned(),
+    ///         other => format!("{other:?}"),
+    ///     };
+    ///     let _ = tell.send((interest.application.to_owned(), what, interest.is_wanted));
+    /// });
+    /// let shop = || "shop".to_owned();
+    /// assert_eq!(told.recv().unwrap(), (shop(), "somebody is there".to_owned(), true));
+    /// assert_eq!(told.recv().unwrap(), (shop(), "price is served".to_owned(), true));
+    /// ```
+    pub fn on_interest(&mut self, hook: impl FnMut(&Interest<'_>) + Send + 'static) {
+        self.context().on_interest(hook);
     }
 
     /// Returns a handle by which other threads reach the broker. [`Broker::run_mailbox`] carries out

@@ -30,9 +30,11 @@ mod costs;
 mod counters;
 mod drains;
 mod embedding;
+mod interest;
 mod judged;
 mod kept;
 mod limits_met;
+mod links;
 mod listings;
 mod memory;
 mod own_streams;
@@ -72,8 +74,11 @@ struct World {
 
 impl World {
     fn new(limits: Limits) -> Self {
+        let mut broker = Broker::new(limits, Access::default(), [7; 32], Now::default());
+        // Each turn checks that what it is told agrees with what is there.
+        broker.on_interest(|_| ());
         Self {
-            broker: Broker::new(limits, Access::default(), [7; 32], Now::default()),
+            broker,
             now: Now::default(),
             received: BTreeMap::new(),
             closed: Vec::new(),

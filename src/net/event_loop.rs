@@ -8,12 +8,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Listeners};
 use super::budget::{Bounded, Budget, Meter, Unbounded};
 use super::clock::Clock;
 use super::inherited::Inherited;
+use super::link_opener::LinkOpener;
 use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
@@ -21,7 +23,7 @@ use super::system::{Event, Stream, System, WAKER};
 use super::waiting::Waiting;
 use crate::address::Address;
 use crate::branches::{self, Branch};
-use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now, Progress, TurnLimits};
+use crate::broker::{Action, Broker, ConnectionKey, HangUp, Now, Peer, Progress, TurnLimits};
 use crate::{Config, Error, Spin};
 
 /// Polls that look again at everything, at least: the system may report less than it is asked for.
@@ -36,6 +38,9 @@ pub(crate) struct EventLoop<S: System> {
     /// told of them again, so the next turn must not wait for an event.
     has_more_events: bool,
     listeners: Listeners<S>,
+    /// Links that other threads have opened, and no turn has taken yet. They wake the loop.
+    links: Receiver<S::Stream>,
+    open_link: Sender<S::Stream>,
     /// The sockets, by the index of the broker's key.
     sockets: Vec<Option<Socket<S::Stream>>>,
     /// Connections that may have bytes to be read or processed, or can be written again.
@@ -88,6 +93,11 @@ impl EventLoop<MioSystem> {
         self.system.waker()
     }
 
+    /// Returns what opens links to other servers from any thread.
+    pub(crate) fn link_opener(&self) -> LinkOpener {
+        LinkOpener::new(self.open_link.clone(), self.system.waker())
+    }
+
     /// Converts a time of the loop. Returns `None` for one beyond the range of `Instant`.
     pub(crate) fn instant(&self, monotonic: Duration) -> Option<Instant> {
         self.system.start().checked_add(monotonic)
@@ -101,7 +111,10 @@ impl<S: System> EventLoop<S> {
         limits: &TurnLimits,
         spin: Spin,
     ) -> io::Result<Self> {
+        let (open_link, links) = channel();
         Ok(Self {
+            links,
+            open_link,
             listeners: Listeners::new(listeners, &mut system)?,
             events: Vec::new(),
             has_more_events: false,
@@ -392,21 +405,7 @@ impl<S: System> EventLoop<S> {
             meter.spend(1);
             let may_handshake = !self.handshakes_wait;
             match self.listeners.accept(&mut self.system, now.monotonic, may_handshake) {
-                Accepted::Stream(stream, peer) => {
-                    let Some(key) = broker.accept_from(peer) else { continue };
-                    broker.add_transport_bytes(key, stream.held_bytes());
-                    let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
-                        branches::note(Branch::WatchFailed);
-                        broker.hang_up(key, HangUp::Reset);
-                        continue;
-                    };
-                    let index = key.index();
-                    if self.sockets.len() <= index {
-                        self.sockets.resize_with(index + 1, || None);
-                    }
-                    self.sockets[index] = Some(socket);
-                    // Its registration reports bytes that have already arrived, to the next turn.
-                }
+                Accepted::Stream(stream, peer) => self.take_on(broker, stream, peer),
                 Accepted::Shed => {
                     branches::note(Branch::AcceptShed);
                     broker.count_shed();
@@ -417,7 +416,26 @@ impl<S: System> EventLoop<S> {
         }
     }
 
+    fn take_on(&mut self, broker: &mut Broker, stream: S::Stream, peer: Peer) {
+        let Some(key) = broker.accept_from(peer) else { return };
+        broker.add_transport_bytes(key, stream.held_bytes());
+        let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
+            branches::note(Branch::WatchFailed);
+            broker.hang_up(key, HangUp::Reset);
+            return;
+        };
+        let index = key.index();
+        if self.sockets.len() <= index {
+            self.sockets.resize_with(index + 1, || None);
+        }
+        self.sockets[index] = Some(socket);
+        // Its registration reports bytes that have already arrived, to the next turn.
+    }
+
     fn run_mailbox(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
+        while let Ok(stream) = self.links.try_recv() {
+            self.take_on(broker, stream, Peer::Link);
+        }
         self.mailbox_due = Self::in_steps(&self.system, broker, meter, Broker::run_mailbox);
     }
 

@@ -8,6 +8,8 @@ mod event_loop;
 #[cfg(test)]
 mod fake;
 mod inherited;
+#[cfg_attr(not(test), expect(dead_code, reason = "the bridge opens links"))]
+mod link_opener;
 mod listener;
 mod mio_system;
 mod protection;
@@ -28,6 +30,7 @@ mod waiting;
 pub use budget::Budget;
 pub(crate) use event_loop::EventLoop;
 pub use inherited::Inherited;
+pub(crate) use link_opener::LinkOpener;
 pub(crate) use listener::problems;
 pub(crate) use mio_system::MioSystem;
 pub(crate) use protection::check_access;

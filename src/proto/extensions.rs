@@ -27,6 +27,10 @@ impl Extensions {
     /// Patterns, last values, histories and conflation of publications.
     pub const TOPIC: Self = Self(4);
 
+    /// All of them.
+    #[cfg(feature = "broker")]
+    pub(crate) const ALL: Self = Self(7);
+
     /// Every extension with its name on the wire.
     const NAMES: [(&'static str, Self); 3] =
         [("call", Self::CALL), ("binary", Self::BINARY), ("topic", Self::TOPIC)];

@@ -12,9 +12,9 @@ pub use crate::net::{Budget, Inherited};
 
 use crate::address::Address;
 use crate::broker::{
-    Application, Broker, Channel, ConnectionInfo, Context, Delivery, Handle, Verdict,
+    Application, Broker, Channel, ConnectionInfo, Context, Delivery, Handle, Interest, Verdict,
 };
-use crate::net::{EventLoop, MioSystem};
+use crate::net::{EventLoop, LinkOpener, MioSystem};
 use crate::{Config, Error, HandlerError};
 
 /// A server that runs on the thread that calls it.
@@ -169,6 +169,30 @@ impl Server {
         self.broker.on_disconnect(hook);
     }
 
+    /// Calls `hook` whenever an application or a channel is wanted by a first one, or no longer by a last
+    /// one: clients of an application, subscribers of a channel or a pattern, and those who answer the
+    /// requests of a channel. What is there already it is told at once.
+    /// [`Broker::on_interest`](crate::broker::Broker::on_interest) has the rules.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ipc_framework::Error> {
+    /// # use ipc_framework::{Config, Server};
+    /// use ipc_framework::{Interest, InterestIn};
+    ///
+    /// let mut server = Server::bind(Config::default().port(0))?;
+    /// server.on_interest(|interest: &Interest<'_>| match interest.subject {
+    ///     InterestIn::Channel(channel) if interest.is_wanted => {
+    ///         println!("somebody wants to hear {channel} of {}", interest.application);
+    ///     }
+    ///     other => println!("{other:?} is wanted: {}", interest.is_wanted),
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_interest(&mut self, hook: impl FnMut(&Interest<'_>) + Send + 'static) {
+        self.broker_now().on_interest(hook);
+    }
+
     /// Returns the context, which publishes, lists and counts between two turns.
     ///
     /// ```
@@ -188,6 +212,12 @@ impl Server {
     /// Returns a handle by which other threads reach the server.
     pub fn handle(&self) -> Handle {
         self.broker.handle_with(self.addresses.clone())
+    }
+
+    /// Returns what opens links to other servers from any thread.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the bridge opens links"))]
+    pub(crate) fn link_opener(&self) -> LinkOpener {
+        self.net.link_opener()
     }
 
     /// Runs until [`Handle::stop`] is called and the drain that follows has ended.
@@ -282,3 +312,6 @@ impl AsRawFd for Server {
         self.net.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

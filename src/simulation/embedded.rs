@@ -49,6 +49,8 @@ impl Embedded {
         let waker = system.waker();
         let net = EventLoop::new(system, listeners, &limits.turn, Spin::Never)?;
         let mut broker = Broker::new(limits, scenario.access(0), [7; 32], net.now());
+        // The agreement of what it is told with what is there is checked.
+        broker.on_interest(|_| ());
         broker.set_waker(waker);
         broker.set_stopwatch(kernel.borrow().stopwatch());
         let inside = Arc::new(Mutex::new(Inside::default()));

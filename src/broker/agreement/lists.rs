@@ -39,7 +39,7 @@ pub(super) fn check(core: &Core) -> Result<(), String> {
 
 fn check_state(core: &Core, key: ConnectionKey, connection: &Connection) -> Result<(), String> {
     let is_listed = match connection.state() {
-        State::Handshake => core.connections.has_newcomer(key),
+        State::Handshake => connection.is_link() || core.connections.has_newcomer(key),
         State::Superseded => core.connections.has_superseded(key),
         _ => true,
     };

@@ -76,6 +76,7 @@ pub(super) fn check(core: &Core) -> Result<(), String> {
 fn due(core: &Core, key: ConnectionKey, connection: &Connection) -> Option<Due> {
     match connection.state() {
         State::Handshake => Some(Due::Handshake(key)),
+        State::Open(_) if connection.is_link() => None,
         State::Open(_) | State::Superseded => core.limits.idle_timeout.map(|_| Due::Idle(key)),
         State::Closing | State::Lingering => Some(Due::Linger(key)),
         State::Closed => None,

@@ -134,7 +134,9 @@ impl<'a> Context<'a> {
             let head = head_of(message, &stamp);
             let frame = write_attached(core, head.borrowed(), &message.payload)?;
             let (envelope, body) = read_attached(&frame)?;
-            let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+            let (meta, position) = (None, None);
+            let publication =
+                Publication { envelope: &envelope, body, meta, position, is_of_link: false };
             return Ok(subscriptions::push_in_forms(core, &connections, &publication));
         }
         let encoded = self.encode(message)?;
@@ -195,7 +197,7 @@ impl<'a> Context<'a> {
     /// Returns all connections that have completed their handshake, with application and id.
     pub fn list_connections(&self) -> Vec<ConnectionInfo<'_>> {
         let sessions = self.core.connections.iter().filter_map(|(key, connection)| {
-            let session = connection.session()?;
+            let session = connection.session().filter(|_| !connection.is_link())?;
             let app_id = &self.core.router.applications.get(session.application)?.id;
             let peer = connection.peer.into();
             Some(ConnectionInfo { key, app_id, connection_id: &session.id, peer })
@@ -351,7 +353,8 @@ fn publish_attached(
 ) -> Result<usize, SendError> {
     let frame = write_attached(core, head, payload)?;
     let (envelope, body) = read_attached(&frame)?;
-    let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+    let (meta, position) = (None, None);
+    let publication = Publication { envelope: &envelope, body, meta, position, is_of_link: false };
     let channel = match hearers {
         Hearers::OfChannel(channel) => channel,
         Hearers::OfPatterns(application, name) => {

@@ -5,7 +5,7 @@ use super::changes::{self, Change};
 use super::context::Context;
 use crate::branches::{self, Branch};
 use crate::broker::flow::topic::{keeping, replays};
-use crate::broker::flow::{channels, closing, subscriptions};
+use crate::broker::flow::{channels, closing, interest, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 
@@ -76,6 +76,10 @@ impl Context<'_> {
     #[doc(alias = "add_subscriber")]
     pub fn subscribe(&mut self, connection: ConnectionKey, channel_id: &str) -> bool {
         let Some(application) = application_of(self.core, connection) else { return false };
+        // The subscribers at its other end are those of another server.
+        if self.core.connections.is_link(connection) {
+            return false;
+        }
         let channel = channels::find_or_create(self.core, application, channel_id);
         let Some(channel) = channel else { return false };
         branches::note(Branch::HandlerSubscribes);
@@ -121,10 +125,12 @@ fn remove_channel(core: &mut Core, key: ChannelKey) {
     keeping::forget_all(core, key);
     if let Some(channel) = core.router.channels.get_mut(key) {
         channel.pinned = false;
+        channel.answers = false;
         if std::mem::take(&mut channel.has_handler) {
             // One of its handlers may be running.
             changes::ask(core, Change::Removed(key));
         }
     }
+    interest::note_workers(core, key);
     core.router.release(key);
 }

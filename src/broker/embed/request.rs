@@ -76,8 +76,10 @@ pub(crate) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// The message as a publication, with the body that it was read from.
-    pub(crate) fn publication(self, body: &'a [u8]) -> Publication<'a> {
-        Publication { envelope: self.envelope, body, meta: self.meta, position: None }
+    #[inline]
+    pub(crate) fn publication(self, core: &Core, body: &'a [u8]) -> Publication<'a> {
+        let is_of_link = core.connections.is_link(self.from);
+        Publication { envelope: self.envelope, body, meta: self.meta, position: None, is_of_link }
     }
 
     pub(super) fn with(

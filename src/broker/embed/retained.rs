@@ -138,7 +138,13 @@ fn publish(
     let frame = frame.map_err(|why| too_large(why, to))?.to_kept(&mut core.pool);
     let (envelope, body) = read_attached(&frame)?;
     let meta = Meta::parse_known(envelope.meta_str().unwrap_or("{}")).map_err(SendError::Faulty)?;
-    let publication = Publication { envelope: &envelope, body, meta: Some(&meta), position: None };
+    let publication = Publication {
+        envelope: &envelope,
+        body,
+        meta: Some(&meta),
+        position: None,
+        is_of_link: false,
+    };
     let channel = keeping::claim_own(core, app_id, channel_id, Some(&meta)).map_err(no_room)?;
     let Some(channel) = channel else { return Ok(0) };
     let checked = keeping::check(core, channel, &publication);

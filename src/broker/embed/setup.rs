@@ -5,9 +5,10 @@ use std::fmt;
 use super::changes::{self, Change};
 use super::context::Context;
 use super::request::{Delivery, Request, RequestResult, Verdict};
-use crate::broker::flow::channels;
+use crate::broker::flow::{channels, interest};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
+use crate::broker::state::interest::Interest;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey};
 use crate::handler_error::HandlerError;
 
@@ -101,7 +102,14 @@ impl<'a> Channel<'a> {
         &mut self,
         handler: impl for<'h> FnMut(Request<'h>) -> RequestResult<'h> + Send + 'static,
     ) -> &mut Self {
-        self.set(|channel| Change::Request(channel, Box::new(handler)))
+        self.set(|channel| Change::Request(channel, Box::new(handler)));
+        if let Some(key) = self.key {
+            if let Some(channel) = self.core.router.channels.get_mut(key) {
+                channel.answers = true;
+            }
+            interest::note_workers(self.core, key);
+        }
+        self
     }
 
     /// Takes the channel's notifications.
@@ -193,5 +201,11 @@ impl Context<'_> {
         hook: impl FnMut(&ConnectionInfo<'_>, &mut Context<'_>) + Send + 'static,
     ) {
         changes::ask(self.core, Change::Disconnected(Box::new(hook)));
+    }
+
+    /// Sets the hook for what is wanted and by now is there, see
+    /// [`Broker::on_interest`](crate::broker::Broker::on_interest).
+    pub fn on_interest(&mut self, hook: impl FnMut(&Interest<'_>) + Send + 'static) {
+        interest::install(self.core, Box::new(hook));
     }
 }

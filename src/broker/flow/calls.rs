@@ -188,16 +188,20 @@ pub(crate) fn send_kept(
     let body = &frame.bytes()[HEADER_BYTES..];
     let request = core.requests.get(key);
     let call = request.and_then(|request| core.requests.call(request));
+    if call.is_some_and(|call| call.idempotent) && core.connections.is_link(worker) {
+        // The other server may have another worker for it, too.
+        return rewrite_kept(core, worker, &frame, ttl_left(core, call), true);
+    }
     let Some(call) = call.filter(|call| call.meta_bytes > 0 || has_attachments(body)) else {
         queues::push(core, worker, &OutFrame::shared(frame));
         return Ok(());
     };
-    let ttl = call.ttl.map(|ttl| ttl.millis_left(core.turn.now.monotonic));
+    let ttl = ttl_left(core, Some(call));
     let to = Receiver::of(core, worker);
     let is_plain = to.extensions.is_empty();
     let is_extended = to.extensions.contains(Extensions::CALL);
     if has_attachments(body) || !(is_plain || is_extended) {
-        return rewrite_kept(core, worker, &frame, ttl);
+        return rewrite_kept(core, worker, &frame, ttl, false);
     }
     let meta_bytes = call.meta_bytes as usize;
     let mut digits = itoa::Buffer::new();
@@ -217,14 +221,19 @@ pub(crate) fn send_kept(
     Ok(())
 }
 
-/// Sends a worker a frame that was kept and has to be read again: one with attachments, or for a worker
-/// that knows a part of its `meta`.
+fn ttl_left(core: &Core, call: Option<&Call>) -> Option<u32> {
+    Some(call?.ttl?.millis_left(core.turn.now.monotonic))
+}
+
+/// Sends a worker a frame that was kept and has to be read again: one with attachments, for a worker
+/// that knows a part of its `meta`, or for a link.
 #[cold]
 fn rewrite_kept(
     core: &mut Core,
     worker: ConnectionKey,
     frame: &SharedFrame,
     ttl_millis: Option<u32>,
+    idempotent: bool,
 ) -> Result<(), Refusal> {
     let to = Receiver::of(core, worker);
     let body = &frame.bytes()[HEADER_BYTES..];
@@ -232,13 +241,14 @@ fn rewrite_kept(
     let envelope = Envelope::parse_binary(body);
     debug_assert!(envelope.is_ok(), "the server wrote it");
     let Ok(envelope) = envelope else { return Ok(()) };
-    let (Some(Ok(meta)), Ok(attachments)) = (envelope.read_meta(), envelope.attachments()) else {
+    let meta = envelope.read_meta().unwrap_or(Ok(Meta::default()));
+    let (Ok(meta), Ok(attachments)) = (meta, envelope.attachments()) else {
         debug_assert!(false, "the server wrote it");
         return Ok(());
     };
     let rewrite = Rewrite {
         head: attachments::head_of(&envelope),
-        meta: Meta { ttl_millis: meta.ttl_millis.and(ttl_millis), ..meta },
+        meta: Meta { ttl_millis: meta.ttl_millis.and(ttl_millis), idempotent, ..meta },
         payload: envelope.payload_str(),
         attachments,
     };

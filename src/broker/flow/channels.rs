@@ -1,5 +1,6 @@
 //! Finds, creates, pins and removes channels and applications.
 
+use super::interest;
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
@@ -66,7 +67,7 @@ pub(crate) fn find_or_claim(
 fn is_full(core: &Core, from: ConnectionKey) -> bool {
     let created = core.connections.session(from).map_or(0, |session| session.created.len());
     core.router.channels.len() >= core.limits.channels_max
-        || created >= core.limits.channels_per_connection_max
+        || created >= core.limits.channels_per_connection_max && !core.connections.is_link(from)
 }
 
 /// Removes channels that nobody uses any more, those of the connection first. Returns whether there
@@ -133,6 +134,7 @@ pub(crate) fn pin_application(core: &mut Core, id: &str, name: Option<&str>) -> 
             application.name = name.into();
         }
     }
+    interest::note_application(core, key);
     key
 }
 

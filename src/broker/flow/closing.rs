@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::topic::{patterns, searches};
-use super::{answers, queues, requests, subscriptions, workers};
+use super::{answers, interest, queues, requests, subscriptions, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
 use crate::broker::state::budget::{Budget, CONNECTION_BYTES};
@@ -281,12 +281,19 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     for channel in session.created {
         core.router.release(channel);
     }
+    if core.connections.is_link(key) {
+        if let Some(application) = core.router.applications.get_mut(session.application) {
+            application.links -= 1;
+        }
+        return core.router.forget_if_unused(session.application);
+    }
     if let Some(application) = core.router.applications.get_mut(session.application) {
         let app_id = application.id.clone();
         // After a take-over the id belongs to the newer connection.
         if application.connections.get(&session.id) == Some(&key) {
             application.connections.remove(&session.id);
         }
+        interest::note_application(core, session.application);
         core.router.forget_if_unused(session.application);
         crate::trace::disconnected(&Who { application: Some(&app_id), ..core.who(key) });
         let connection_id = session.id;

@@ -22,7 +22,8 @@ pub(crate) fn begin(core: &mut Core) {
     core.timers.arm(deadline, Due::DrainDeadline);
     crate::trace::draining(core.connections.len(), core.requests.len());
     for key in core.connections.keys() {
-        if core.connections.get(key).is_some_and(Connection::is_live) {
+        let is_told = |found: &Connection| found.is_live() && !found.is_link();
+        if core.connections.get(key).is_some_and(is_told) {
             answers::report(core, key, &refusal::drain_notice());
         }
         core.look_again(key);

@@ -19,6 +19,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) meta: Option<&'a Meta<'a>>,
     /// Its place in the history of its channel, if that has one.
     pub(crate) position: Option<Position<'a>>,
+    /// It comes from a link, so that no link gets it.
+    pub(crate) is_of_link: bool,
 }
 
 /// The frames of a publication. Each is written when the first subscriber needs it.
@@ -79,6 +81,25 @@ impl<'a> Forms<'a> {
         self.in_form_for(core, to)
     }
 
+    /// Returns the frame for a link, unless that would be too large: as the publisher sent it, but for
+    /// the wish for an answer, so that another server may take it from the link as a publication.
+    #[cold]
+    pub(crate) fn as_sent(&self, core: &mut Core) -> Option<OutFrame<'a>> {
+        let Publication { envelope, body, meta, .. } = *self.publication;
+        if !meta.is_some_and(|meta| meta.ack) {
+            return Some(OutFrame::relay(body, &mut core.pool));
+        }
+        let extensions = Extensions::ALL;
+        let to = Receiver { extensions, ..Receiver::of_all(core) };
+        let rewrite = Rewrite {
+            head: attachments::head_of(envelope),
+            meta: Meta { position: None, ..*meta? },
+            payload: envelope.payload_str(),
+            attachments: envelope.attachments().ok()?,
+        };
+        rewrite.frame(to, &mut core.pool).ok()
+    }
+
     fn in_form_for(&mut self, core: &mut Core, to: Receiver) -> Option<&OutFrame<'a>> {
         let in_base64 = self.publication.envelope.has_attachments() && to.needs_base64();
         let form = if to.extensions.is_empty() {
@@ -102,7 +123,7 @@ impl<'a> Forms<'a> {
     }
 
     fn make(&self, core: &mut Core, to: Receiver, form: Form) -> Option<OutFrame<'a>> {
-        let Publication { envelope, body, meta, position } = *self.publication;
+        let Publication { envelope, body, meta, position, .. } = *self.publication;
         let is_relayed = !envelope.has_attachments() && !meta.is_some_and(|meta| meta.ack);
         let frame = match form {
             Form::Topic if is_relayed => match position {

@@ -3,7 +3,7 @@
 use super::{calls, cancels, kept, measuring, queues, requests};
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::{ChannelKey, ConnectionKey};
+use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal;
 use crate::broker::state::requests::PendingRequest;
 use crate::broker::state::service::ServiceWorker;
@@ -17,6 +17,9 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
         return false;
     };
     let Some(first) = service.kept.first() else { return false };
+    if service.links > 0 && goes_round(core, first, worker) {
+        return false;
+    }
     let has_room = service.worker(worker).is_some_and(ServiceWorker::has_room);
     let connection = core.connections.get(worker).filter(|found| found.takes_messages());
     if !has_room || connection.is_none_or(|found| found.congested.is_some()) {
@@ -41,6 +44,14 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
     }
     queues::note_fewer_kept(core, channel);
     true
+}
+
+/// Returns whether a request comes from a link, and its worker is one.
+#[cold]
+fn goes_round(core: &Core, request: RequestKey, worker: ConnectionKey) -> bool {
+    let requester = core.requests.get(request).map(|request| request.requester);
+    core.connections.is_link(worker)
+        && requester.is_some_and(|requester| core.connections.is_link(requester))
 }
 
 fn note_handed(core: &mut Core, worker: ConnectionKey) {
@@ -80,6 +91,26 @@ pub(crate) fn to_invited(core: &mut Core, worker: ConnectionKey) {
             }
             return kept::resume(core, worker);
         }
+    }
+}
+
+/// Answers the requests that are kept for a channel and come from links, because only links serve it by
+/// now, and lets these take the others.
+#[cold]
+pub(crate) fn give_up_for_links(core: &mut Core, channel: ChannelKey) {
+    let of_links = core.requests.keys().into_iter().filter(|key| {
+        core.requests.get(*key).is_some_and(|request| {
+            request.channel == channel
+                && request.is_kept()
+                && core.connections.is_link(request.requester)
+        })
+    });
+    for request in of_links.collect::<Vec<_>>() {
+        requests::fail(core, request, &refusal::workers_left(), None);
+    }
+    let Some(found) = core.router.channels.get(channel) else { return };
+    for link in found.service.workers.clone() {
+        kept::invite(core, link.key, channel);
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod drain;
 pub(crate) mod forms;
 pub(crate) mod forwarding;
 pub(crate) mod hand_out;
+pub(crate) mod interest;
 pub(crate) mod kept;
 pub(crate) mod measuring;
 pub(crate) mod memory;

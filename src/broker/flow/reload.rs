@@ -47,7 +47,8 @@ pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
 fn arm_idle(core: &mut Core, key: ConnectionKey) {
     let deadline = core.limits.idle_timeout.map(|timeout| core.turn.deadline_in(timeout));
     let Some(connection) = core.connections.get_mut(key) else { return };
-    if matches!(connection.state(), State::Open(_) | State::Superseded) {
+    let is_timed = matches!(connection.state(), State::Open(_) | State::Superseded);
+    if is_timed && !connection.is_link() {
         let idle = deadline.map(|deadline| (deadline, Due::Idle(key)));
         core.timers.reset(&mut connection.timer, idle);
     }

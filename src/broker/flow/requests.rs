@@ -34,6 +34,7 @@ pub(crate) fn begin(
     }
     if core.requests.len() >= core.limits.pending_max
         || session.requests.len() >= core.limits.pending_per_connection_max
+            && !core.connections.is_link(from)
     {
         branches::note(Branch::TooManyRequests);
         return Err(refusal::too_many_requests());

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::forms::{Forms, Publication, SHARED_BY_MIN};
 use super::topic::{self, conflation, publishing, replays};
-use super::{answers, channels, queues};
+use super::{answers, channels, interest, queues};
 use crate::branches::{self, Branch};
 use crate::broker::limits::Limits;
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
@@ -27,6 +27,7 @@ pub(crate) fn fan_out(
     publications: u32,
 ) -> usize {
     let Some(target) = core.router.channels.get_mut(channel) else {
+        core.router.patterns.run_is_of_link = false;
         note_unheard(core, publications);
         return 0;
     };
@@ -207,7 +208,7 @@ pub(crate) fn answer_recovered(core: &mut Core, to: ConnectionKey, envelope: &En
 
 /// Checks that a connection may have another subscription.
 pub(crate) fn check_room(core: &Core, key: ConnectionKey) -> Result<(), Refusal> {
-    let session = core.connections.session(key);
+    let session = core.connections.session(key).filter(|_| !core.connections.is_link(key));
     session.map_or(Ok(()), |session| check_room_of(session, &core.limits))
 }
 
@@ -247,9 +248,13 @@ fn add_to(core: &mut Core, key: ConnectionKey, channel: ChannelKey, list: List) 
         let subscribers = target.list_mut(list);
         place.insert(Seat::new(list, subscribers.len()));
         subscribers.push(key);
+        let is_first = subscribers.len() == 1;
         target.congested += congested;
         core.budget.tables_bytes += SUBSCRIPTION_BYTES;
         core.router.retain(channel);
+        if is_first {
+            interest::note_subscribers(core, channel);
+        }
     }
 }
 
@@ -289,9 +294,13 @@ pub(crate) fn remove(core: &mut Core, channel: ChannelKey, seat: Seat) {
     let list = match seat.list() {
         List::Live => &mut target.subscribers,
         List::Conflating => target.list_mut(List::Conflating),
-        List::Replaying => return core.router.release(channel),
+        List::Replaying | List::Link => {
+            interest::note_subscribers(core, channel);
+            return core.router.release(channel);
+        }
     };
     list.swap_remove(seat.position());
+    let was_last = list.is_empty();
     if let Some(moved) = list.get(seat.position())
         && let Some(session) = core.connections.session_mut(*moved)
     {
@@ -299,6 +308,9 @@ pub(crate) fn remove(core: &mut Core, channel: ChannelKey, seat: Seat) {
     }
     if !seat.is_live() {
         core.router.forget_idle_topic(channel);
+    }
+    if was_last {
+        interest::note_subscribers(core, channel);
     }
     core.router.release(channel);
 }

@@ -5,7 +5,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::forwarding::{self, Forward};
-use super::{calls, cancels, channels, hand_out, kept, measuring, queues, requests, streams};
+use super::{
+    calls, cancels, channels, hand_out, interest, kept, measuring, queues, requests, streams,
+};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{WORKER_STUCK_AFTER, WORKERS_PER_CHANNEL_MAX};
 use crate::broker::state::budget::OWED_BYTES;
@@ -39,12 +41,13 @@ pub(crate) fn serve(
     channel: ChannelKey,
     concurrency: Option<NonZeroU32>,
 ) -> Result<(), Stop> {
+    let is_link = core.connections.is_link(key);
     let Some(session) = core.connections.session_mut(key) else { return Ok(()) };
     let Some(Channel { service, .. }) = core.router.channels.get(channel) else { return Ok(()) };
     let worker = session.worker.get_or_insert_default();
     let known = service.worker(key);
     if known.is_none()
-        && (worker.channels.len() >= core.limits.services_per_connection_max
+        && (worker.channels.len() >= core.limits.services_per_connection_max && !is_link
             || service.workers.len() >= WORKERS_PER_CHANNEL_MAX)
     {
         branches::note(Branch::ServicesLimited);
@@ -65,7 +68,7 @@ pub(crate) fn serve(
     }
     let is_new = known.is_none();
     if let Some(Channel { service, .. }) = core.router.channels.get_mut(channel) {
-        service.set_worker(key, concurrency, in_flight);
+        service.set_worker(key, concurrency, in_flight, is_link);
     }
     if is_new {
         let session = core.connections.session_mut(key);
@@ -74,6 +77,7 @@ pub(crate) fn serve(
         }
         core.router.count_worker(channel, true);
         core.router.retain(channel);
+        interest::note_workers(core, channel);
         let obstacle = Obstacle::Worker(channel);
         branches::note_if(Branch::NewWorkerWakes, || {
             core.router.line(obstacle).is_some_and(|line| !line.is_empty())
@@ -128,9 +132,12 @@ fn detach(core: &mut Core, key: ConnectionKey, channel: ChannelKey) {
         service.remove_worker(key);
         if service.workers.is_empty() {
             hand_out::give_up(core, channel);
+        } else if service.workers.len() == service.links as usize && !service.kept.is_empty() {
+            hand_out::give_up_for_links(core, channel);
         }
     }
     core.router.count_worker(channel, false);
+    interest::note_workers(core, channel);
     core.router.release(channel);
 }
 
@@ -147,7 +154,7 @@ pub(crate) fn offer(
     let message_type = envelope.message_type();
     let is_request = message_type == MessageType::Request;
     let is_attached = meta.is_some() && envelope.has_attachments();
-    let worker = match least_loaded(core, channel, is_request, needed(is_attached)) {
+    let worker = match least_loaded(core, channel, from, is_request, needed(is_attached)) {
         Choice::Worker(worker) => Some(worker),
         Choice::Keep => None,
         Choice::TooMuchKept => return Offer::Refused(refusal::too_much_kept()),
@@ -202,12 +209,14 @@ pub(crate) fn give_again(core: &mut Core) -> bool {
 #[cold]
 fn retry(core: &mut Core, key: RequestKey) -> bool {
     let Some(request) = core.requests.get(key) else { return false };
-    let channel = request.channel;
+    let (channel, requester) = (request.channel, request.requester);
     let workers = core.router.channels.get(channel).map_or(0, |found| found.service.workers.len());
     core.turn.note_work(1 + workers / LOOKS_PER_WORK);
     let Some(frame) = calls::take_retry(core, key) else { return false };
     let needs = needed(has_attachments(&frame.bytes()[HEADER_BYTES..]));
-    let Choice::Worker(worker) = least_loaded(core, channel, true, needs) else { return false };
+    let Choice::Worker(worker) = least_loaded(core, channel, requester, true, needs) else {
+        return false;
+    };
     branches::note(Branch::RequestRetried);
     let now = core.turn.now.monotonic;
     let began = core.latency.begin(now.into());
@@ -252,11 +261,20 @@ fn needed(is_attached: bool) -> Extensions {
 /// the others, or none if the request has to be kept. A worker that is stuck gets nothing while another
 /// one has room. If all others are at their concurrency, it gets some: it may just be slow, and what it
 /// gets is bounded by its own.
-fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool, needs: Extensions) -> Choice {
+fn least_loaded(
+    core: &mut Core,
+    key: ChannelKey,
+    from: ConnectionKey,
+    is_request: bool,
+    needs: Extensions,
+) -> Choice {
     let Some(channel) = core.router.channels.get_mut(key) else { return Choice::NoWorkers };
-    let Service { workers, next, kept, .. } = &mut channel.service;
+    let Service { workers, next, kept, links, .. } = &mut channel.service;
     if workers.is_empty() {
         return Choice::NoWorkers;
+    }
+    if *links > 0 {
+        return least_loaded_with_links(core, key, from, is_request, needs);
     }
     if is_request && !kept.is_empty() {
         // Those that came before it have to be handed out first.
@@ -294,6 +312,65 @@ fn least_loaded(core: &mut Core, key: ChannelKey, is_request: bool, needs: Exten
     });
     *next = at + 1;
     Choice::Worker(worker)
+}
+
+/// A link is chosen as if it had so many more requests in flight, because a local worker answers sooner.
+const LINK_HANDICAP: usize = 8;
+
+/// Does the same for a channel that links serve, too. They get nothing that comes from a link, so that no
+/// message goes round.
+#[cold]
+fn least_loaded_with_links(
+    core: &mut Core,
+    key: ChannelKey,
+    from: ConnectionKey,
+    is_request: bool,
+    needs: Extensions,
+) -> Choice {
+    let is_of_link = core.connections.is_link(from);
+    let Some(channel) = core.router.channels.get_mut(key) else { return Choice::NoWorkers };
+    let Service { workers, next, kept, .. } = &mut channel.service;
+    let is_behind_kept = is_request && !kept.is_empty();
+    let stuck_since = core.turn.now.monotonic.checked_sub(WORKER_STUCK_AFTER);
+    let first = *next % workers.len();
+    let mut chosen = None;
+    let (mut may_any, mut is_one_full) = (false, false);
+    for at in (first..workers.len()).chain(0..first) {
+        let worker = workers[at];
+        if is_of_link && worker.is_link {
+            continue;
+        }
+        may_any = true;
+        let connection = core.connections.get(worker.key);
+        let is_full = is_request && !worker.has_room();
+        // Those that came before it have to be handed out first. A link may get it all the same: what is
+        // kept although a link has room came from a link.
+        if is_full || is_behind_kept && !worker.is_link {
+            is_one_full |= connection.is_some_and(|found| found.congested.is_none());
+            continue;
+        }
+        let Some((against, in_flight)) = load_of(connection, stuck_since, needs) else { continue };
+        let handicap = if worker.is_link { LINK_HANDICAP } else { 0 };
+        let load = (against, in_flight + handicap, worker.is_link);
+        if chosen.is_none_or(|(least, _)| load < least) {
+            chosen = Some((load, at));
+        }
+    }
+    match chosen {
+        Some((_, at)) => {
+            *next = at + 1;
+            Choice::Worker(workers[at].key)
+        }
+        None if !may_any => Choice::NoWorkers,
+        None if is_behind_kept || is_request && is_one_full => {
+            if kept::is_full(core, key) {
+                Choice::TooMuchKept
+            } else {
+                Choice::Keep
+            }
+        }
+        None => Choice::AllBehind,
+    }
 }
 
 /// Returns how much speaks against a worker, that it is stuck more than that it lacks an extension, and

@@ -122,6 +122,9 @@ fn serve(
         match message_type {
             MessageType::Request => return system::request(core, from, envelope),
             MessageType::Notification if calls::has(core, from, Extensions::CALL) => {
+                if core.connections.is_link(from) && system::notified(core, from, envelope)? {
+                    return Ok(());
+                }
                 return Ok(streams::notified(core, from, envelope)?);
             }
             // This is a heartbeat.
@@ -192,20 +195,39 @@ fn publish(
     let (mut subscribers, needs_a_look) = target.map_or((0, false), |channel| {
         (channel.subscribers.len(), channel.congested > 0 || channel.is_topical)
     });
-    let mut goes_alone = is_alone;
+    let mut way = if is_alone { Way::Alone } else { Way::InRun };
     if needs_a_look {
-        (subscribers, goes_alone) = look_at(core, from, channel, is_alone, body)?;
+        (subscribers, way) = look_at(core, from, channel, is_alone, body)?;
     }
     charge(core, from, subscribers, body)?;
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    if goes_alone {
-        run::deliver_alone(core, channel, &parts.publication(body));
-    } else {
-        run.publish(core, channel, body);
+    match way {
+        Way::InRun => run.publish(core, channel, body),
+        Way::Alone => deliver_alone(core, channel, parts, body),
+        Way::InRunOfLink => {
+            core.router.patterns.run_is_of_link = true;
+            run.publish(core, channel, body);
+        }
     }
     Ok(())
+}
+
+/// The way in which a publication reaches its subscribers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Together with those that follow it.
+    InRun,
+    Alone,
+    /// Together with those that follow it, but not to links, because its publisher is one.
+    InRunOfLink,
+}
+
+#[cold]
+fn deliver_alone(core: &mut Core, channel: ChannelKey, parts: Parts<'_>, body: &[u8]) {
+    let publication = parts.publication(core, body);
+    run::deliver_alone(core, channel, &publication);
 }
 
 #[inline(never)]
@@ -233,7 +255,8 @@ fn publish_and_keep(
     if !run.deliver(core) {
         return Err(Stop::Held);
     }
-    keeping::check(core, parts.channel, &parts.publication(body))?;
+    let publication = parts.publication(core, body);
+    keeping::check(core, parts.channel, &publication)?;
     let is_known = core.router.channels.get(parts.channel).is_some();
     let claimed = if is_known {
         None
@@ -282,7 +305,7 @@ fn charge(
 }
 
 /// Counts those who hear a publication on a channel that is congested or topical, and returns whether
-/// it is delivered alone. If one of them reads too slowly, its publisher waits.
+/// which way it takes. If one of them reads too slowly, its publisher waits.
 #[inline]
 fn look_at(
     core: &mut Core,
@@ -290,7 +313,7 @@ fn look_at(
     channel: ChannelKey,
     is_alone: bool,
     body: &[u8],
-) -> Result<(usize, bool), Stop> {
+) -> Result<(usize, Way), Stop> {
     keeping::check_size(core, channel, body)?;
     let known = audience::extent(&core.router, channel);
     let found = match known.map_or_else(|| audience::measure(core, channel), Ok) {
@@ -300,7 +323,14 @@ fn look_at(
             return Err(Stop::Held);
         }
     };
-    Ok((found.subscribers, is_alone || found.is_one_by_one))
+    let way = if is_alone || found.is_one_by_one {
+        Way::Alone
+    } else if core.connections.is_link(from) {
+        Way::InRunOfLink
+    } else {
+        Way::InRun
+    };
+    Ok((found.subscribers, way))
 }
 
 /// A publication to a channel that does not exist, and so has no subscribers.
@@ -322,7 +352,7 @@ fn publish_to_nobody(
         }
         // It may also have subscribed somebody.
         if let Some(channel) = channels::find(core, parts.from, application, parts.envelope) {
-            run::deliver_alone(core, channel, &parts.publication(body));
+            deliver_alone(core, channel, parts, body);
             return Ok(());
         }
     }
@@ -351,7 +381,14 @@ fn publish_to_patterns(
     let id = envelope.channel_id().decode();
     let matching = audience::look_up_name(core, application, &id);
     let measured = audience::measure_patterns(core, &matching);
-    let is_heard = !matching.nodes.is_empty();
+    // What comes from a link reaches no other.
+    let is_heard = if core.connections.is_link(from) {
+        let nodes = &core.router.patterns.nodes;
+        let mut found = matching.nodes.iter().filter_map(|key| nodes.get(*key));
+        found.any(|node| node.subscribers() > 0)
+    } else {
+        !matching.nodes.is_empty()
+    };
     audience::give_back(core, matching);
     let subscribers = match measured {
         Ok(found) => found.subscribers,
@@ -365,12 +402,12 @@ fn publish_to_patterns(
         return Ok(());
     }
     charge(core, from, subscribers, body)?;
-    match channels::find_or_claim(core, from, application, &id) {
-        Ok(channel) => run::deliver_alone(core, channel, &parts.publication(body)),
+    if let Ok(channel) = channels::find_or_claim(core, from, application, &id) {
+        deliver_alone(core, channel, parts, body);
+    } else {
         // There is no room for another channel.
-        Err(_) => {
-            publishing::publish_unlisted(core, application, &id, &parts.publication(body));
-        }
+        let publication = parts.publication(core, body);
+        publishing::publish_unlisted(core, application, &id, &publication);
     }
     Ok(())
 }
@@ -403,7 +440,15 @@ fn change_with_topic<'a>(
     let Parts { envelope, from, .. } = parts;
     // It may hear through a pattern what it published itself.
     handlers.decide(core);
-    let wanted = wanted.with_topic(envelope.payload_str())?;
+    let mut wanted = wanted.with_topic(envelope.payload_str())?;
+    let is_link = core.connections.is_link(from);
+    if is_link {
+        if !wanted.pattern {
+            return Err(refusal::link_hears_patterns().into());
+        }
+        // It hears what is live, each publication of it.
+        (wanted.last, wanted.conflate) = (None, false);
+    }
     if !wanted.pattern {
         return change_as_wanted(core, handlers, parts, application, &wanted);
     }
@@ -411,7 +456,7 @@ fn change_with_topic<'a>(
     if subscribes && !patterns::charge(core, from, application) {
         return Err(Stop::Held);
     }
-    if handlers.filter(core, parts)? == Verdict::Drop {
+    if !is_link && handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
     if let Some(last) = patterns::change(core, from, application, envelope, &wanted)? {

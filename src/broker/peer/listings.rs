@@ -230,6 +230,7 @@ fn list_connections<'a>(
         let (address, user) = match connection.peer.into() {
             Peer::Tcp(address) => (address.to_string(), None),
             Peer::Unix { user, .. } => ("unix".to_owned(), user.map(|user| user.uid)),
+            Peer::Link => ("link".to_owned(), None),
             Peer::Unknown => (String::new(), None),
         };
         let channels = session.worker.iter().flat_map(|worker| &worker.channels);

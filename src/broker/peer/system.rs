@@ -10,7 +10,7 @@ use super::listings::{self, Listing};
 use super::operator;
 use super::purge;
 use crate::branches::{self, Branch};
-use crate::broker::flow::{answers, channels, closing, workers};
+use crate::broker::flow::{answers, channels, closing, interest, workers};
 use crate::broker::limits::CONCURRENCY_MAX;
 use crate::broker::state::connection::{Session, State};
 use crate::broker::state::core::Core;
@@ -37,16 +37,22 @@ pub(crate) fn connect(
     }
     let app_id = envelope.app_id().decode();
     let token = token.string().map(JsonStr::decode);
-    if !core.access.admits(&app_id, token.as_deref()) {
+    let is_link = core.connections.is_link(from);
+    if !is_link && !core.access.admits(&app_id, token.as_deref()) {
         branches::note(Branch::WrongToken);
         return Err(refusal::wrong_token(&app_id));
     }
     let id = connection_id.id().ok_or_else(refusal::connection_id_missing)?;
+    if id.starts_with(LINK_IDS) != is_link {
+        return Err(if is_link { refusal::no_link_id() } else { refusal::link_id() });
+    }
     let id: Arc<str> = id.into();
     let key = core.router.find_or_create_application(&app_id, core.turn.now.unix);
     open(core, from, key, &id);
     if let Some(connection) = core.connections.get_mut(from) {
-        connection.extensions = extensions.unwrap_or_default();
+        // What other servers send to a link may be in any form.
+        connection.extensions =
+            if is_link { Extensions::ALL } else { extensions.unwrap_or_default() };
     }
     // The published client reads this as its first frame, not as an answer.
     let address = Address { app_id: envelope.app_id().raw(), channel_id: SYSTEM };
@@ -68,6 +74,9 @@ pub(crate) fn connect(
 }
 
 fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
+    if core.connections.is_link(from) {
+        return open_link(core, from, key, id);
+    }
     let Some(application) = core.router.applications.get_mut(key) else { return };
     application.last_activity = core.turn.now.unix;
     let app_id = application.id.clone();
@@ -87,6 +96,19 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
     let connection_id = id.clone();
     let event = ConnectionEvent { opened: true, key: from, app_id, connection_id, peer };
     core.agenda.events.push(event);
+    interest::note_application(core, key);
+}
+
+/// Opens a link, which is no client: nobody is told of it, nobody takes it over, and its silence does not
+/// end it.
+#[cold]
+fn open_link(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
+    let Some(application) = core.router.applications.get_mut(key) else { return };
+    application.links += 1;
+    let Some(connection) = core.connections.get_mut(from) else { return };
+    core.timers.reset(&mut connection.timer, None);
+    let session = Session::new(key, id.clone(), core.turn.now.unix);
+    core.connections.enter(from, State::Open(session));
 }
 
 /// A request on the `system` channel.
@@ -132,8 +154,18 @@ pub(crate) fn request(
         }
         "purge_retained" => purge::retained(core, from, envelope)?,
         "purge_history" => purge::histories(core, from, envelope)?,
-        "serve" => begin_serving(core, from, application, envelope, channel)?,
-        "stop_serving" => stop_serving(core, from, application, envelope, channel)?,
+        "serve" => {
+            let channel = &*served_channel(channel)?;
+            begin_serving(core, from, application, envelope, channel)?;
+            let serving = Serving { status: "serving", channel };
+            answers::respond(core, from, envelope, &serving);
+        }
+        "stop_serving" => {
+            let channel = &*served_channel(channel)?;
+            stop_serving(core, from, application, channel);
+            let stopped = Serving { status: "stopped", channel };
+            answers::respond(core, from, envelope, &stopped);
+        }
         "connect" => return Err(refusal::connected_already().into()),
         unknown => return Err(refusal::action_unknown(unknown).into()),
     }
@@ -159,9 +191,8 @@ fn begin_serving(
     from: ConnectionKey,
     application: ApplicationKey,
     envelope: &Envelope<'_>,
-    channel: Member<'_>,
+    channel_id: &str,
 ) -> Result<(), Stop> {
-    let channel_id = &*served_channel(channel)?;
     if channel_id == SYSTEM {
         return Err(refusal::system_is_served().into());
     }
@@ -175,8 +206,6 @@ fn begin_serving(
         channels::disown_unused(core, from, channel);
         return Err(why);
     }
-    let serving = Serving { status: "serving", channel: channel_id };
-    answers::respond(core, from, envelope, &serving);
     Ok(())
 }
 
@@ -184,16 +213,34 @@ fn stop_serving(
     core: &mut Core,
     from: ConnectionKey,
     application: ApplicationKey,
-    envelope: &Envelope<'_>,
-    channel: Member<'_>,
-) -> Result<(), Refusal> {
-    let channel_id = &*served_channel(channel)?;
+    channel_id: &str,
+) {
     if let Some(channel) = core.router.channel(application, channel_id) {
         workers::remove(core, from, channel);
     }
-    let stopped = Serving { status: "stopped", channel: channel_id };
-    answers::respond(core, from, envelope, &stopped);
-    Ok(())
+}
+
+/// Carries out a notification of a link that begins or ends to serve a channel. It has no answer, which
+/// would stand among the frames for the other server. Returns whether it was one.
+#[cold]
+pub(crate) fn notified(
+    core: &mut Core,
+    from: ConnectionKey,
+    envelope: &Envelope<'_>,
+) -> Result<bool, Stop> {
+    let Some(session) = core.connections.session(from) else { return Ok(false) };
+    let application = session.application;
+    let found = members(envelope.payload_str(), ["action", "channel"]);
+    let [action, channel] = found.unwrap_or_default();
+    let Some(action) = action.string() else { return Ok(false) };
+    if action.matches("serve") {
+        begin_serving(core, from, application, envelope, &served_channel(channel)?)?;
+    } else if action.matches("stop_serving") {
+        stop_serving(core, from, application, &served_channel(channel)?);
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// Returns the extensions that a connect asks for.
@@ -234,6 +281,9 @@ fn served_channel(channel: Member<'_>) -> Result<Cow<'_, str>, Refusal> {
 
 /// The longest part of an action that is compared, and that the error for an unknown one shows.
 const ACTION_CHARS_MAX: usize = 64;
+
+/// The beginning of the ids of links, and of no others.
+const LINK_IDS: &str = "$link/";
 
 /// Name and version of this server, as other protocols announce theirs.
 const SERVER: &str = concat!("ipc-framework/", env!("CARGO_PKG_VERSION"));

@@ -25,8 +25,10 @@ pub(crate) struct Connections {
     table: Table,
     refused: usize,
     sessions: usize,
-    /// Connections that are closed and not dropped yet, but for those that were refused.
+    /// Connections that are closed and not dropped yet, but for links and those that were refused.
     closed: usize,
+    /// Links, which take no place.
+    links: usize,
     /// Connections that have not completed their handshake, in the order in which they came.
     newcomers: Line,
     /// Superseded connections, in the order in which they became that.
@@ -213,6 +215,7 @@ impl Connections {
             refused: 0,
             sessions: 0,
             closed: 0,
+            links: 0,
             newcomers: Line::default(),
             superseded: Line::default(),
             superseded_count: 0,
@@ -227,6 +230,14 @@ impl Connections {
         let key = self.table.insert(connection);
         self.newcomers.push_back(key, ());
         key
+    }
+
+    /// Inserts a link. It is not among those that are closed in their handshake to make room.
+    #[cold]
+    pub(crate) fn insert_link(&mut self, mut connection: Connection) -> ConnectionKey {
+        connection.peer = PackedPeer::Link;
+        self.links += 1;
+        self.table.insert(connection)
     }
 
     #[inline]
@@ -269,14 +280,19 @@ impl Connections {
         self.refused
     }
 
-    /// Returns the number of connections that have completed their handshake.
+    /// Returns whether a connection is a link to another server.
+    pub(crate) fn is_link(&self, key: ConnectionKey) -> bool {
+        self.table.get(key).is_some_and(Connection::is_link)
+    }
+
+    /// Returns the number of clients that have completed their handshake.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions
     }
 
-    /// Connections that take a place: all but the refused and the closed ones.
+    /// Connections that take a place: all but links, the refused and the closed ones.
     pub(crate) fn present(&self) -> usize {
-        self.table.len() - self.refused - self.closed
+        self.table.len() - self.refused - self.closed - self.links
     }
 
     /// Returns the number of superseded connections that have not got `taken_over` yet.
@@ -354,19 +370,21 @@ impl Connections {
     #[inline]
     fn replace(&mut self, key: ConnectionKey, next: State) -> Option<State> {
         let connection = self.table.get_mut(key)?;
+        let is_link = connection.is_link();
         match next {
-            State::Open(_) => self.sessions += 1,
+            State::Open(_) => self.sessions += usize::from(!is_link),
             State::Handshake => self.newcomers.push_back(key, ()),
             State::Superseded => {
                 self.superseded.push_back(key, ());
                 self.superseded_count += 1;
             }
-            State::Closed => self.closed += usize::from(!connection.refused),
+            State::Closed => self.closed += usize::from(!connection.refused && !is_link),
             State::Closing | State::Lingering => {}
         }
         let before = std::mem::replace(&mut connection.state, next);
         match before {
-            State::Open(_) => self.sessions -= 1,
+            State::Open(_) => self.sessions -= usize::from(!is_link),
+            State::Handshake if is_link => {}
             State::Handshake => self.newcomers.leave(|key| is_newcomer(&self.table, key)),
             State::Superseded => {
                 self.superseded.leave(|key| is_superseded(&self.table, key));
@@ -381,7 +399,9 @@ impl Connections {
     pub(crate) fn remove(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.remove(key) else { return };
         debug_assert!(matches!(connection.state, State::Closed));
-        if connection.refused {
+        if connection.is_link() {
+            self.links -= 1;
+        } else if connection.refused {
             self.refused -= 1;
         } else {
             self.closed -= 1;
@@ -441,6 +461,12 @@ impl Connection {
 
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Returns whether it is a link to another server, see [`Peer::Link`](super::peer::Peer).
+    #[inline]
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self.peer, PackedPeer::Link)
     }
 
     #[cfg(any(test, feature = "fuzzing", feature = "simulation"))]

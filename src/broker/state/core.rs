@@ -5,6 +5,7 @@ use super::connection::{Connection, Connections};
 use super::counters::Counters;
 use super::encoder::Encoder;
 use super::events::{Action, Agenda};
+use super::interest::Interests;
 use super::keys::{ChannelKey, ConnectionKey};
 use super::latency::Recorder;
 use super::requests::Requests;
@@ -35,6 +36,7 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     pub(crate) counters: Counters,
     pub(crate) latency: Recorder,
+    pub(crate) interests: Interests,
 }
 
 /// The state of the whole server.
@@ -84,6 +86,7 @@ impl Core {
             budget: Budget::default(),
             counters: Counters::default(),
             latency: Recorder::default(),
+            interests: Interests::default(),
             limits,
             access,
         }

@@ -10,6 +10,7 @@ pub(crate) mod counters;
 pub(crate) mod encoder;
 pub(crate) mod events;
 pub(crate) mod histogram;
+pub(crate) mod interest;
 pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod line;

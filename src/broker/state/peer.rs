@@ -37,6 +37,9 @@ pub enum Peer {
         /// `None` if it is in a PID namespace that is not visible here.
         pid: Option<NonZeroU32>,
     },
+    /// A link: a connection to another server, which the process itself has made. It needs no token,
+    /// counts towards no limit on connections, and is no client: see `Broker::accept_from`.
+    Link,
 }
 
 /// A [`Peer`] in 20 bytes, because each connection has one.
@@ -52,6 +55,7 @@ pub(crate) enum PackedPeer {
         gid: u32,
         pid: Option<NonZeroU32>,
     },
+    Link,
 }
 
 impl From<Peer> for PackedPeer {
@@ -62,6 +66,7 @@ impl From<Peer> for PackedPeer {
             Peer::Tcp(SocketAddr::V6(address)) => Self::TcpV6(*address.ip(), address.port()),
             Peer::Unix { user: None, .. } => Self::Unix,
             Peer::Unix { user: Some(User { uid, gid }), pid } => Self::UnixUser { uid, gid, pid },
+            Peer::Link => Self::Link,
         }
     }
 }
@@ -76,6 +81,7 @@ impl From<PackedPeer> for Peer {
             PackedPeer::UnixUser { uid, gid, pid } => {
                 Self::Unix { user: Some(User { uid, gid }), pid }
             }
+            PackedPeer::Link => Self::Link,
         }
     }
 }
@@ -89,6 +95,7 @@ impl PackedPeer {
             Self::TcpV6(ip, port) => Origin::Tcp((ip, port).into()),
             Self::Unix => Origin::Unix { uid: None, pid: None },
             Self::UnixUser { uid, pid, .. } => Origin::Unix { uid: Some(uid), pid },
+            Self::Link => Origin::Link,
         }
     }
 }
@@ -107,6 +114,7 @@ mod tests {
             Peer::Unix { user: None, pid: None },
             Peer::Unix { user: Some(user), pid: None },
             Peer::Unix { user: Some(user), pid: NonZeroU32::new(7) },
+            Peer::Link,
         ] {
             assert_eq!(Peer::from(PackedPeer::from(peer)), peer);
         }

@@ -132,6 +132,30 @@ pub(crate) fn connection_id_missing() -> Refusal {
 
 // Any message.
 
+pub(crate) fn link_id() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "a connection_id that begins with $link/ belongs to the server's own links to other servers; \
+         connect with another one",
+    )
+}
+
+pub(crate) fn no_link_id() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "this is a link to another server, whose connection_id begins with $link/; connect with such \
+         a one",
+    )
+}
+
+pub(crate) fn link_hears_patterns() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "this is a link to another server, which subscribes to patterns alone; subscribe with \
+         \"pattern\": true, which a channel's name may be, too",
+    )
+}
+
 pub(crate) fn other_application() -> Refusal {
     Refusal::new(
         ErrorCode::Forbidden,

@@ -23,7 +23,7 @@ use crate::proto;
 
 /// An application: a name space of channels and the connections that belong to it.
 ///
-/// It exists while it is pinned by the embedder, or while it has a connection or a channel.
+/// It exists while it is pinned by the embedder, or while it has a connection, a link or a channel.
 #[derive(Debug)]
 pub(crate) struct Application {
     pub(crate) id: Arc<str>,
@@ -35,6 +35,10 @@ pub(crate) struct Application {
     pub(crate) last_activity: Duration,
     /// The connections by `connection_id`, ordered, so that a broadcast has a fixed order.
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
+    /// The number of its links, which are no connections of clients.
+    pub(crate) links: usize,
+    /// The process was told that it is wanted.
+    pub(crate) is_told: bool,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
     /// Those of its channels of which anything is kept.
     pub(crate) kept: BTreeSet<ChannelKey>,
@@ -54,6 +58,7 @@ pub(crate) struct Application {
 /// for each subscriber, each worker, each unanswered request, each connection that is held back
 /// because of it, and for the connection that first named it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(crate) struct Channel {
     pub(crate) id: Arc<str>,
     pub(crate) id_json: Arc<str>,
@@ -77,7 +82,18 @@ pub(crate) struct Channel {
     pub(crate) topic: Option<Box<Topic>>,
     /// Publications that no subscriber took.
     pub(crate) unheard: u64,
+    /// The process has a handler of requests for it.
+    pub(crate) answers: bool,
+    /// The process was told that it has subscribers, or workers.
+    pub(crate) told: Told,
     pub(crate) latencies: ChannelLatencies,
+}
+
+/// What the process was told of a channel, see `Broker::on_interest`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) subscribers: bool,
+    pub(crate) workers: bool,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +132,8 @@ impl Router {
             created_at: now,
             last_activity: now,
             connections: BTreeMap::new(),
+            links: 0,
+            is_told: false,
             channels: HashMap::new(),
             kept: BTreeSet::new(),
             looked_up_to: None,
@@ -159,6 +177,8 @@ impl Router {
             is_topical: owner.patterns.is_some(),
             topic: None,
             unheard: 0,
+            answers: false,
+            told: Told::default(),
             latencies: ChannelLatencies::default(),
         };
         self.bytes += channel.bytes();
@@ -229,6 +249,7 @@ impl Router {
         let Some(application) = self.applications.get(key) else { return };
         let used = application.pinned
             || !application.connections.is_empty()
+            || application.links > 0
             || !application.channels.is_empty();
         if !used && let Some(application) = self.applications.remove(key) {
             self.bytes -= application.bytes();
@@ -299,7 +320,7 @@ impl Router {
         let list = match list {
             List::Live => &mut channel.subscribers,
             List::Conflating => &mut channel.topic.as_mut()?.conflating,
-            List::Replaying => return None,
+            List::Replaying | List::Link => return None,
         };
         (!list.is_empty()).then(|| std::mem::take(list))
     }
@@ -386,6 +407,11 @@ impl Application {
         self.kept.range((behind, Bound::Unbounded))
     }
 
+    /// Returns whether the process or a client uses it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.pinned || !self.connections.is_empty()
+    }
+
     /// Returns its memory, without the name that the embedder gave it.
     pub(crate) fn bytes(&self) -> usize {
         APPLICATION_BYTES + 2 * self.id.len() + self.id_json.len()
@@ -408,12 +434,17 @@ impl Channel {
         self.subscribers.last().copied().or(others)
     }
 
-    /// One of its lists of subscribers.
+    /// Returns whether a connection serves it, or the process itself.
+    pub(crate) fn is_served(&self) -> bool {
+        self.answers || self.service.workers.iter().any(|worker| !worker.is_link)
+    }
+
+    /// One of its lists of subscribers. No link is in one: they hear patterns alone.
     #[inline]
     pub(crate) fn list_mut(&mut self, list: List) -> &mut Vec<ConnectionKey> {
         match list {
             List::Live => &mut self.subscribers,
-            List::Conflating | List::Replaying => &mut self.topic_mut().conflating,
+            List::Conflating | List::Replaying | List::Link => &mut self.topic_mut().conflating,
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Service {
     pub(crate) next: usize,
     /// The number of workers with a concurrency. Without one, nothing is counted.
     limited: u32,
+    /// The number of workers that are links.
+    pub(crate) links: u32,
     pub(crate) kept: Kept,
 }
 
@@ -25,6 +27,8 @@ pub(crate) struct ServiceWorker {
     pub(crate) key: ConnectionKey,
     /// The number of unanswered requests of the channel that it gets at a time, if it gave one.
     pub(crate) concurrency: Option<NonZeroU32>,
+    /// It is a link, whose other end has the workers.
+    pub(crate) is_link: bool,
     /// Its unanswered requests of the channel. They are counted only for a worker with a concurrency.
     in_flight: u32,
 }
@@ -49,11 +53,13 @@ impl Service {
         key: ConnectionKey,
         concurrency: Option<NonZeroU32>,
         in_flight: u32,
+        is_link: bool,
     ) {
         let known = self.workers.iter_mut().find(|worker| worker.key == key);
         let Some(worker) = known else {
             self.limited += u32::from(concurrency.is_some());
-            return self.workers.push(ServiceWorker { key, concurrency, in_flight });
+            self.links += u32::from(is_link);
+            return self.workers.push(ServiceWorker { key, concurrency, is_link, in_flight });
         };
         let was_limited = worker.concurrency.is_some();
         if !was_limited || concurrency.is_none() {
@@ -65,10 +71,11 @@ impl Service {
     }
 
     pub(crate) fn remove_worker(&mut self, key: ConnectionKey) {
-        let limited = &mut self.limited;
+        let (limited, links) = (&mut self.limited, &mut self.links);
         self.workers.retain(|worker| {
             let stays = worker.key != key;
             *limited -= u32::from(!stays && worker.concurrency.is_some());
+            *links -= u32::from(!stays && worker.is_link);
             stays
         });
     }
@@ -102,6 +109,9 @@ impl Service {
         let limited = self.workers.iter().filter(|worker| worker.concurrency.is_some());
         if self.limited as usize != limited.clone().count() {
             return Err(format!("{} workers with a concurrency are noted", self.limited));
+        }
+        if self.links as usize != self.workers.iter().filter(|worker| worker.is_link).count() {
+            return Err(format!("{} workers that are links are noted", self.links));
         }
         for worker in limited {
             let (noted, counted) = (worker.in_flight as usize, unanswered(worker.key));
@@ -186,10 +196,10 @@ mod tests {
     fn only_workers_with_a_concurrency_are_counted() {
         let mut service = Service::default();
         let [limited, free] = [1, 2].map(connection);
-        service.set_worker(free, None, 0);
+        service.set_worker(free, None, 0, false);
         service.note_begin(free);
         assert_eq!(service.worker(free).unwrap().in_flight, 0);
-        service.set_worker(limited, NonZeroU32::new(2), 0);
+        service.set_worker(limited, NonZeroU32::new(2), 0, false);
         for worker in [limited, free, limited] {
             assert!(service.worker(worker).unwrap().has_room());
             service.note_begin(worker);
@@ -197,11 +207,11 @@ mod tests {
         assert!(!service.worker(limited).unwrap().has_room());
         assert!(service.worker(free).unwrap().has_room());
         // Another concurrency keeps the count, and none ends it.
-        service.set_worker(limited, NonZeroU32::new(3), 7);
+        service.set_worker(limited, NonZeroU32::new(3), 7, false);
         assert!(service.worker(limited).unwrap().has_room());
-        service.set_worker(limited, None, 0);
+        service.set_worker(limited, None, 0, false);
         service.note_end(limited);
-        service.set_worker(limited, NonZeroU32::new(1), 1);
+        service.set_worker(limited, NonZeroU32::new(1), 1, false);
         assert!(!service.worker(limited).unwrap().has_room());
         service.remove_worker(limited);
         service.note_end(limited);

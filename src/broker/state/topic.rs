@@ -56,6 +56,8 @@ pub(crate) struct Matches {
     pub(crate) are_many: bool,
     /// Some of their subscribers conflate.
     pub(crate) conflate: bool,
+    /// Some of them are heard by links.
+    pub(crate) link: bool,
     /// The subscribers of all of them, and the changes of the patterns by then.
     pub(crate) subscribers: usize,
     pub(crate) counted_at: u64,

@@ -65,7 +65,7 @@ const ROOMS: &[Room] = &[
             // Tables: each owns its data and knows no other.
             "state/keys state/topic/seat",
             "state/topic/verdicts state/topic/replays state/topic/search",
-            "state/arena state/line state/mailbox state/peer state/encoder state/refusal",
+            "state/arena state/interest state/line state/mailbox state/peer state/encoder state/refusal",
             "state/histogram state/counters state/timeouts state/timers state/events state/watch",
             "state/latency state/call_index state/calls state/request_id",
             "state/topic/patterns state/topic/session state/topic/wanted",
@@ -75,7 +75,7 @@ const ROOMS: &[Room] = &[
             "state/router state/requests state/turn state/stats",
             "state/core",
             // The course of messages and connections.
-            "flow/kept flow/attachments flow/topic",
+            "flow/interest flow/kept flow/attachments flow/topic",
             "flow/forms",
             "flow/measuring flow/queues flow/channels",
             "flow/topic/audience flow/topic/conflation",
@@ -122,7 +122,7 @@ const ROOMS: &[Room] = &[
             "fake",
             "accept budget clock protection socket tcp_socket tls_stream waiting",
             "stream",
-            "listener",
+            "link_opener listener",
             "mio_system",
             "event_loop",
             "mod",

@@ -14,10 +14,13 @@ const VISITS_PER_WORK: usize = 4;
 
 /// Those who hear the publications of a channel, or of a name that has none. The patterns that match
 /// leave their place while a publication is delivered.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, one bit each")]
 pub(crate) struct Matching {
     pub(crate) nodes: Vec<NodeKey>,
     /// Some of the subscribers conflate.
     pub(crate) conflates: bool,
+    /// Some of the patterns are heard by links.
+    pub(crate) has_links: bool,
     /// Some subscribers of the channel are still sent what was kept.
     pub(crate) is_replaying: bool,
     /// The channel gives places to its publications.
@@ -29,9 +32,16 @@ pub(crate) struct Matching {
 }
 
 impl Matching {
-    fn of(nodes: Vec<NodeKey>, conflates: bool) -> Self {
-        let (is_replaying, has_history) = (false, false);
-        Self { nodes, conflates, is_replaying, has_history, subscribers: 0, kept_by: None }
+    fn of(nodes: Vec<NodeKey>, conflates: bool, has_links: bool) -> Self {
+        Self {
+            nodes,
+            conflates,
+            has_links,
+            is_replaying: false,
+            has_history: false,
+            subscribers: 0,
+            kept_by: None,
+        }
     }
 
     /// Adds what the channel itself has.
@@ -127,7 +137,7 @@ pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<Exten
         if node.congested > 0 {
             return Err(Obstacle::Pattern(*key));
         }
-        extent.subscribers += node.subscribers();
+        extent.subscribers += node.subscribers() + node.links.len();
         extent.is_one_by_one |= !node.conflating.is_empty();
     }
     Ok(extent)
@@ -136,17 +146,18 @@ pub(crate) fn measure_patterns(core: &Core, matching: &Matching) -> Result<Exten
 /// Takes the patterns that match a channel's name. They are looked up if they have changed.
 pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
     let router = &mut core.router;
-    let none = Matching::of(Vec::new(), false);
+    let none = Matching::of(Vec::new(), false, false);
     let Some(target) = router.channels.get_mut(channel) else { return none };
     let owner = router.applications.get(target.application);
     match (&mut target.topic, owner.and_then(|own| own.patterns.as_ref())) {
         (Some(topic), Some(tree)) if topic.matches.is_of(tree) => {
             let nodes = std::mem::take(&mut topic.matches.nodes);
-            let matching = Matching::of(nodes, topic.matches.conflate).with_channel(target);
+            let Matches { conflate, link, .. } = topic.matches;
+            let matching = Matching::of(nodes, conflate, link).with_channel(target);
             return Matching { kept_by: Some(channel), ..matching };
         }
         (Some(topic), None) if !topic.matches.is_any() && !topic.is_idle() => {
-            return Matching::of(Vec::new(), false).with_channel(target);
+            return none.with_channel(target);
         }
         _ => {}
     }
@@ -157,14 +168,14 @@ pub(crate) fn take(core: &mut Core, channel: ChannelKey) -> Matching {
 #[inline(never)]
 fn take_anew(core: &mut Core, channel: ChannelKey) -> Matching {
     let found = core.router.channels.get(channel);
-    let Some(target) = found else { return Matching::of(Vec::new(), false) };
+    let Some(target) = found else { return Matching::of(Vec::new(), false, false) };
     let owner = core.router.applications.get(target.application);
     let has_patterns = owner.is_some_and(|own| own.patterns.is_some());
     let matching = if has_patterns {
         look_up(core, channel)
     } else {
         forget(core, channel);
-        Matching::of(Vec::new(), false)
+        Matching::of(Vec::new(), false, false)
     };
     match core.router.channels.get(channel) {
         Some(target) => matching.with_channel(target),
@@ -182,8 +193,10 @@ fn forget(core: &mut Core, channel: ChannelKey) {
 #[cold]
 fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
     let found = core.router.channels.get(channel).map(|it| (it.application, it.id.clone()));
-    let Some((application, id)) = found else { return Matching::of(Vec::new(), false) };
-    let Matching { nodes, conflates, .. } = look_up_name(core, application, &id);
+    let Some((application, id)) = found else {
+        return Matching::of(Vec::new(), false, false);
+    };
+    let Matching { nodes, conflates, has_links, .. } = look_up_name(core, application, &id);
     let tree = core.router.applications.get(application).and_then(|own| own.patterns);
     let generation = tree.map_or(0, |tree| tree.generation);
     let are_many = nodes.len() > MATCHES_KEPT_MAX;
@@ -192,6 +205,7 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
         topic.matches.generation = generation;
         topic.matches.are_many = are_many;
         topic.matches.conflate = conflates;
+        topic.matches.link = has_links;
         topic.matches.counted_at = 0;
         topic.matches.nodes.clear();
         if are_many {
@@ -202,12 +216,12 @@ fn look_up(core: &mut Core, channel: ChannelKey) -> Matching {
         topic.matches.count = topic.matches.nodes.len();
     });
     if are_many {
-        return Matching::of(nodes, conflates);
+        return Matching::of(nodes, conflates, has_links);
     }
     core.router.patterns.scratch = nodes;
     let topic = core.router.channels.get_mut(channel).and_then(|target| target.topic.as_mut());
     let kept = topic.map(|topic| std::mem::take(&mut topic.matches.nodes));
-    let matching = Matching::of(kept.unwrap_or_default(), conflates);
+    let matching = Matching::of(kept.unwrap_or_default(), conflates, has_links);
     Matching { kept_by: Some(channel), ..matching }
 }
 
@@ -223,9 +237,10 @@ pub(crate) fn look_up_name(core: &mut Core, application: ApplicationKey, name: &
         tree.visited_max = tree.visited_max.max(visited);
         core.turn.note_work(visited / VISITS_PER_WORK);
     }
-    let mut found = nodes.iter().filter_map(|key| core.router.patterns.nodes.get(*key));
-    let conflates = found.any(|node| !node.conflating.is_empty());
-    Matching::of(nodes, conflates)
+    let found = || nodes.iter().filter_map(|key| core.router.patterns.nodes.get(*key));
+    let conflates = found().any(|node| !node.conflating.is_empty());
+    let has_links = found().any(|node| !node.links.is_empty());
+    Matching::of(nodes, conflates, has_links)
 }
 
 /// Puts the patterns back where they are kept.
@@ -255,14 +270,19 @@ pub(crate) struct Hearer {
 pub(crate) trait Deliver {
     /// Delivers to one, if it is reached for the first time. Returns whether it was delivered.
     fn deliver(&mut self, core: &mut Core, to: Hearer) -> bool;
+
+    /// Delivers to a link, which gets it as the publisher sent it, without a place in a history.
+    fn deliver_to_link(&mut self, core: &mut Core, link: ConnectionKey);
 }
 
 /// Delivers to each subscription of the channel and of the patterns. One that conflates by one of its
-/// subscriptions conflates. Returns the number of deliveries, and of subscriptions.
+/// subscriptions conflates. Returns the number of deliveries, and of subscriptions, both without links,
+/// which get it only if it does not come from one.
 pub(crate) fn for_each(
     core: &mut Core,
     channel: Option<ChannelKey>,
     matching: &Matching,
+    is_of_link: bool,
     to: &mut impl Deliver,
 ) -> (usize, usize) {
     let round = begin_round(core, channel, matching.is_replaying);
@@ -271,7 +291,24 @@ pub(crate) fn for_each(
         pass(core, channel, matching, List::Conflating, round, to, &mut count);
     }
     pass(core, channel, matching, List::Live, round, to, &mut count);
+    if matching.has_links && !is_of_link {
+        pass_to_links(core, matching, round, to);
+    }
     (count.taken, count.all)
+}
+
+#[inline(never)]
+fn pass_to_links(core: &mut Core, matching: &Matching, round: Round, to: &mut impl Deliver) {
+    for node in &matching.nodes {
+        let Some(links) = core.router.patterns.take_list(*node, List::Link) else { continue };
+        for link in &links {
+            if core.connections.is_first(*link, round) {
+                to.deliver_to_link(core, *link);
+            }
+        }
+        core.turn.note_work(links.len());
+        core.router.patterns.put_list(*node, List::Link, links);
+    }
 }
 
 #[derive(Default)]

@@ -136,7 +136,7 @@ pub(crate) fn note_unsubscribed(
         let mut note = |seat: &Seat| match seat.list() {
             List::Live => is_live = true,
             List::Conflating => conflates = true,
-            List::Replaying => {}
+            List::Replaying | List::Link => {}
         };
         let own = router.channel(application, channel);
         own.and_then(|channel| subscriptions.get(&channel)).into_iter().for_each(&mut note);

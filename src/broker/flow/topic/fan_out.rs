@@ -32,6 +32,10 @@ impl Deliver for AsTheyAre<'_> {
             }
         })
     }
+
+    fn deliver_to_link(&mut self, core: &mut Core, link: ConnectionKey) {
+        queues::push(core, link, self.frames);
+    }
 }
 
 /// The copies of publications without a `meta` on a channel with a history, or where the filter is asked
@@ -74,6 +78,10 @@ impl Deliver for Copies<'_> {
             self.bytes_out += bytes;
         }
         is_taken
+    }
+
+    fn deliver_to_link(&mut self, core: &mut Core, link: ConnectionKey) {
+        queues::push(core, link, self.frames);
     }
 }
 
@@ -135,6 +143,7 @@ pub(crate) fn fan_out(
     frames: &OutFrame<'_>,
     publications: u32,
 ) -> usize {
+    let is_of_link = std::mem::take(&mut core.router.patterns.run_is_of_link);
     let found = keeping::place_for_subscribers(core, channel, frames, publications);
     if let Some((placed, subscribers)) = found {
         return fan_out_with_places(core, channel, frames, publications, placed, subscribers);
@@ -146,7 +155,8 @@ pub(crate) fn fan_out(
         let body = &frame.bytes()[HEADER_BYTES..];
         // The process may have given it ids that no peer could send.
         if let Ok(envelope) = Envelope::parse_binary(body) {
-            let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+            let publication =
+                Publication { envelope: &envelope, body, meta: None, position: None, is_of_link };
             return publishing::publish_to(core, channel, matching, &publication);
         }
     }
@@ -162,7 +172,7 @@ pub(crate) fn fan_out(
         let shared = is_shared.then(|| frames.to_shared(&mut core.pool));
         let frames = shared.as_ref().unwrap_or(frames);
         let mut each = AsTheyAre { frames, again: 0 };
-        (reached, all) = audience::for_each(core, Some(channel), &matching, &mut each);
+        (reached, all) = audience::for_each(core, Some(channel), &matching, is_of_link, &mut each);
         (again, bytes_out) = (each.again, reached * frames.len());
     } else {
         let mut each = Copies {
@@ -177,7 +187,7 @@ pub(crate) fn fan_out(
             too_large: 0,
             bytes_out: 0,
         };
-        (reached, all) = audience::for_each(core, Some(channel), &matching, &mut each);
+        (reached, all) = audience::for_each(core, Some(channel), &matching, is_of_link, &mut each);
         (again, bytes_out) = (each.again, each.bytes_out);
         core.counters.publications_too_large += each.too_large as u64;
         each.recycle(&mut core.pool);

@@ -1,7 +1,7 @@
 //! Subscriptions to patterns.
 
 use super::{conflation, replays, verdicts};
-use crate::broker::flow::{queues, subscriptions};
+use crate::broker::flow::{interest, queues, subscriptions};
 use crate::broker::state::budget::SUBSCRIPTION_BYTES;
 use crate::broker::state::connection::Obstacle;
 use crate::broker::state::core::Core;
@@ -78,10 +78,14 @@ pub(crate) fn subscribe(
     }
     subscriptions::check_room(core, from)?;
     core.budget.take_on(ErrorCode::LimitExceeded, &mut core.counters)?;
-    let list = if wanted.conflate { List::Conflating } else { List::Live };
+    let list = match wanted.conflate {
+        _ if core.connections.is_link(from) => List::Link,
+        true => List::Conflating,
+        false => List::Live,
+    };
     plant(core, application);
     let Some(connection) = core.connections.get_mut(from) else { return Ok(()) };
-    let is_congested = connection.congested.is_some() && list == List::Live;
+    let is_congested = connection.congested.is_some() && list != List::Conflating;
     let Some(session) = connection.session_mut() else { return Ok(()) };
     let router = &mut core.router;
     let owner = router.applications.get_mut(application);
@@ -93,6 +97,7 @@ pub(crate) fn subscribe(
     if is_congested {
         router.patterns.note_congested(node);
     }
+    interest::note_pattern(core, node);
     Ok(())
 }
 
@@ -132,7 +137,8 @@ pub(crate) fn remove(core: &mut Core, application: ApplicationKey, node: NodeKey
     {
         topic.patterns.insert(node, seat);
     }
-    router.release_node(node);
+    interest::note_pattern(core, node);
+    core.router.release_node(node);
 }
 
 /// Ends all subscriptions of a connection that leaves.

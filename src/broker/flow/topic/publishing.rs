@@ -6,7 +6,7 @@ use super::{conflation, replays, searches, verdicts};
 use crate::broker::flow::forms::{Forms, Publication};
 use crate::broker::flow::queues;
 use crate::broker::state::core::Core;
-use crate::broker::state::keys::{ApplicationKey, ChannelKey};
+use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 use crate::broker::state::refusal::Refusal;
 use crate::broker::state::topic::seat::List;
 use crate::proto::frame::HEADER_BYTES;
@@ -130,12 +130,13 @@ fn deliver(
 ) -> usize {
     let name = publication.envelope.channel_id().decode();
     let forms = Forms::new(publication, matching.are_many());
-    let mut each = InForms { forms, name: &name, again: 0 };
+    let mut each = InForms { forms, for_links: None, name: &name, again: 0 };
     if let Some(channel) = channel {
         keeping::keep(core, channel, &mut each.forms);
     }
     let undecided_before = core.agenda.undecided.len();
-    let (reached, all) = audience::for_each(core, channel, matching, &mut each);
+    let (reached, all) =
+        audience::for_each(core, channel, matching, publication.is_of_link, &mut each);
     let work = core.turn.fan_out_work(all - each.again, publication.body.len());
     core.turn.note_work(work);
     core.counters.publications += 1;
@@ -150,6 +151,8 @@ fn deliver(
 /// A publication in the form that each subscriber takes.
 struct InForms<'a> {
     forms: Forms<'a>,
+    /// For links, once there is one.
+    for_links: Option<OutFrame<'a>>,
     name: &'a str,
     /// Subscriptions of those who have it already.
     again: usize,
@@ -170,8 +173,18 @@ impl Deliver for InForms<'_> {
             return is_taken;
         }
         match list {
-            List::Live | List::Replaying => queues::push(core, key, frame),
+            List::Live | List::Replaying | List::Link => queues::push(core, key, frame),
             List::Conflating => conflation::push(core, key, self.name, frame),
+        }
+    }
+
+    fn deliver_to_link(&mut self, core: &mut Core, link: ConnectionKey) {
+        if self.for_links.is_none() {
+            self.for_links = self.forms.as_sent(core);
+        }
+        match &self.for_links {
+            Some(frame) => _ = queues::push(core, link, frame),
+            None => core.counters.publications_too_large += 1,
         }
     }
 }
@@ -193,7 +206,8 @@ pub(crate) fn publish_own(
     let frame = frame.to_kept(&mut core.pool);
     let body = &frame.bytes()[HEADER_BYTES..];
     let envelope = Envelope::parse_binary(body).ok()?;
-    let publication = Publication { envelope: &envelope, body, meta: None, position: None };
+    let (meta, position) = (None, None);
+    let publication = Publication { envelope: &envelope, body, meta, position, is_of_link: false };
     Some(match hearers {
         Hearers::OfChannel(channel) => publish(core, channel, &publication),
         Hearers::OfPatterns(application, name) => {

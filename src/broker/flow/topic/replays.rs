@@ -8,7 +8,7 @@
 
 use crate::branches::{self, Branch};
 use crate::broker::flow::attachments::{self, Receiver, Rewrite, head_of};
-use crate::broker::flow::queues;
+use crate::broker::flow::{interest, queues};
 use crate::broker::state::budget::{REPLAY_BYTES, SUBSCRIPTION_BYTES};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey};
@@ -132,6 +132,7 @@ pub(crate) fn begin(
     core.budget.tables_bytes += SUBSCRIPTION_BYTES;
     core.router.retain(channel);
     push(core, key, Replay { channel, next, joins: Some(joins) });
+    interest::note_subscribers(core, channel);
     start(core, key);
 }
 

@@ -88,7 +88,7 @@ pub(crate) fn deliver(core: &mut Core, undecided: Undecided) {
     let frame = OutFrame::shared(frame);
     let is_taken = match list {
         List::Conflating => conflation::push(core, to, &channel, &frame),
-        List::Live | List::Replaying => queues::push(core, to, &frame),
+        List::Live | List::Replaying | List::Link => queues::push(core, to, &frame),
     };
     core.counters.deliveries += u64::from(is_taken) * u64::from(publications);
 }

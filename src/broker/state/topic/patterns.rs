@@ -34,12 +34,16 @@ pub(crate) struct Node {
     /// The subscribers of the pattern that ends here.
     pub(crate) live: Vec<ConnectionKey>,
     pub(crate) conflating: Vec<ConnectionKey>,
-    /// Subscribers among `live` whose queue is over its high-water mark.
+    /// Links to other servers that hear the pattern, and are no subscribers.
+    pub(crate) links: Vec<ConnectionKey>,
+    /// Those among `live` and `links` whose queue is over its high-water mark.
     pub(crate) congested: u32,
     /// Connections that are held back because of one of them.
     pub(crate) publishers: Line,
     /// One for each node behind it, each subscriber, and each connection that is held back.
     pub(crate) references: u32,
+    /// The process was told that the pattern has a subscriber.
+    pub(crate) is_told: bool,
 }
 
 /// The tree of one application.
@@ -71,6 +75,8 @@ pub(crate) struct Patterns {
     pub(crate) bytes: usize,
     /// The nodes that the last look-up found whose result is kept nowhere.
     pub(crate) scratch: Vec<NodeKey>,
+    /// The run of publications that is delivered next comes from a link, so that no link gets it.
+    pub(crate) run_is_of_link: bool,
 }
 
 /// Returns whether only a pattern with the same first token matches this name.
@@ -84,6 +90,7 @@ impl Node {
         match list {
             List::Live => &self.live,
             List::Conflating | List::Replaying => &self.conflating,
+            List::Link => &self.links,
         }
     }
 
@@ -91,12 +98,19 @@ impl Node {
         match list {
             List::Live => &mut self.live,
             List::Conflating | List::Replaying => &mut self.conflating,
+            List::Link => &mut self.links,
         }
     }
 
     #[inline]
     pub(crate) fn subscribers(&self) -> usize {
         self.live.len() + self.conflating.len()
+    }
+
+    /// Returns whether a publication has to look at it.
+    #[inline]
+    fn is_heard(&self) -> bool {
+        self.subscribers() + self.links.len() > 0
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -127,9 +141,11 @@ impl Patterns {
             rest: None,
             live: Vec::new(),
             conflating: Vec::new(),
+            links: Vec::new(),
             congested: 0,
             publishers: Line::default(),
             references: 0,
+            is_told: false,
         };
         self.bytes += node.bytes();
         self.nodes.insert(node)
@@ -217,7 +233,7 @@ impl Patterns {
     ) -> Seat {
         let Some(node) = self.nodes.get_mut(key) else { return Seat::new(list, 0) };
         tree.changes += 1;
-        let is_first = usize::from(node.subscribers() == 0);
+        let is_first = usize::from(node.subscribers() == 0 && list != List::Link);
         (tree.patterns, self.count) = (tree.patterns + is_first, self.count + is_first);
         let is_new = node.subscribers() == 0 || node.list_mut(list).is_empty();
         node.references += 1;
@@ -244,7 +260,7 @@ impl Patterns {
         let moved = list.get(seat.position()).copied();
         let is_over = list.is_empty();
         tree.changes += 1;
-        let was_last = usize::from(node.subscribers() == 0);
+        let was_last = usize::from(node.subscribers() == 0 && seat.list() != List::Link);
         (tree.patterns, self.count) = (tree.patterns - was_last, self.count - was_last);
         if is_over {
             self.generation += 1;
@@ -265,7 +281,7 @@ impl Patterns {
             visited += 1;
             let Some(node) = self.nodes.get(key) else { continue };
             let Some(rest) = rest else {
-                if node.subscribers() > 0 {
+                if node.is_heard() {
                     found(key);
                 }
                 continue;
@@ -277,7 +293,7 @@ impl Patterns {
             if !is_reserved || key != tree.root {
                 if let Some(rest) = node.rest {
                     visited += 1;
-                    if self.nodes.get(rest).is_some_and(|rest| rest.subscribers() > 0) {
+                    if self.nodes.get(rest).is_some_and(Node::is_heard) {
                         found(rest);
                     }
                 }
@@ -309,7 +325,8 @@ impl Patterns {
         let node = self.nodes.get(key)?;
         let keys = match list {
             List::Live => &node.live,
-            _ => &node.conflating,
+            List::Link => &node.links,
+            List::Conflating | List::Replaying => &node.conflating,
         };
         if let [only] = keys[..] { Some(only) } else { None }
     }
@@ -329,7 +346,6 @@ impl Patterns {
     }
 
     /// Returns the text of the pattern that ends at a node.
-    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn text(&self, key: NodeKey) -> String {
         let mut tokens = Vec::new();
         let mut key = Some(key);

@@ -9,6 +9,9 @@ pub(crate) enum List {
     Conflating,
     /// They are still sent what was kept, and stand in no order.
     Replaying,
+    /// They are links to other servers, which get what no link has published. They count for nobody as
+    /// subscribers, but hold a publisher back as the live ones do.
+    Link,
 }
 
 /// A list, and the position in it.
@@ -29,7 +32,8 @@ impl Seat {
         match self.0 >> POSITION_BITS {
             0 => List::Live,
             1 => List::Conflating,
-            _ => List::Replaying,
+            2 => List::Replaying,
+            _ => List::Link,
         }
     }
 
@@ -41,7 +45,7 @@ impl Seat {
     /// Returns whether its subscriber holds publishers back.
     #[inline]
     pub(crate) fn is_live(self) -> bool {
-        self.list() == List::Live
+        matches!(self.list(), List::Live | List::Link)
     }
 }
 
@@ -51,11 +55,11 @@ mod tests {
 
     #[test]
     fn a_seat_has_its_list_and_position() {
-        for list in [List::Live, List::Conflating, List::Replaying] {
+        for list in [List::Live, List::Conflating, List::Replaying, List::Link] {
             for position in [0, 1, (1 << POSITION_BITS) - 1] {
                 let seat = Seat::new(list, position);
                 assert_eq!((seat.list(), seat.position()), (list, position));
-                assert_eq!(seat.is_live(), list == List::Live);
+                assert_eq!(seat.is_live(), [List::Live, List::Link].contains(&list));
             }
         }
     }

@@ -1,0 +1,3 @@
+//! Tests that look into the server.
+
+mod links;
