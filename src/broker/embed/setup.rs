@@ -8,7 +8,7 @@ use super::request::{Delivery, Request, RequestResult, Verdict};
 use crate::broker::flow::{channels, interest};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
-use crate::broker::state::interest::Interest;
+use crate::broker::state::interest::{Interest, Listener};
 use crate::broker::state::keys::{ApplicationKey, ChannelKey};
 use crate::handler_error::HandlerError;
 
@@ -206,6 +206,15 @@ impl Context<'_> {
     /// Sets the hook for what is wanted and by now is there, see
     /// [`Broker::on_interest`](crate::broker::Broker::on_interest).
     pub fn on_interest(&mut self, hook: impl FnMut(&Interest<'_>) + Send + 'static) {
-        interest::install(self.core, Box::new(hook));
+        interest::install(self.core, Listener::Process, Box::new(hook));
+    }
+
+    /// Sets the hook of what joins the server with others, beside the process's own.
+    #[cfg(feature = "nats")]
+    pub(crate) fn on_interest_for_bridge(
+        &mut self,
+        hook: impl FnMut(&Interest<'_>) + Send + 'static,
+    ) {
+        interest::install(self.core, Listener::Bridge, Box::new(hook));
     }
 }

@@ -2,14 +2,14 @@
 //! other servers are none of them.
 
 use crate::broker::state::core::Core;
-use crate::broker::state::interest::{Interest, InterestHook, InterestIn};
+use crate::broker::state::interest::{Interest, InterestHook, InterestIn, Listener};
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
 use crate::broker::state::router::{Channel, Told};
 
-/// Sets the hook, and tells it what is there.
+/// Sets a hook, and tells it what is there.
 #[cold]
-pub(crate) fn install(core: &mut Core, hook: InterestHook) {
-    core.interests.set(hook);
+pub(crate) fn install(core: &mut Core, listener: Listener, hook: InterestHook) {
+    core.interests.set(listener, hook);
     let router = &mut core.router;
     router.applications.values_mut().for_each(|application| application.is_told = false);
     router.channels.values_mut().for_each(|channel| channel.told = Told::default());
@@ -24,6 +24,7 @@ pub(crate) fn install(core: &mut Core, hook: InterestHook) {
     for node in core.router.patterns.nodes.keys() {
         note_pattern(core, node);
     }
+    core.interests.all_told();
 }
 
 /// Tells whether an application is wanted, if that has changed.

@@ -36,10 +36,22 @@ pub enum InterestIn<'a> {
 
 pub(crate) type InterestHook = Box<dyn FnMut(&Interest<'_>) + Send + 'static>;
 
-/// The hook of the process, if it has set one.
+/// Whose hook it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// The process's, which embeds the server.
+    Process,
+    /// What joins the server with others.
+    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only the bridge is one"))]
+    Bridge,
+}
+
+/// The hooks that are set.
 #[derive(Default)]
 pub(crate) struct Interests {
-    hook: Option<InterestHook>,
+    hooks: [Option<InterestHook>; 2],
+    /// The hook that is being told what is there already.
+    new: Option<Listener>,
     /// All that is wanted by what was told: the application, the kind, and the name.
     #[cfg(any(test, feature = "simulation"))]
     pub(crate) told: BTreeSet<(String, &'static str, String)>,
@@ -47,26 +59,31 @@ pub(crate) struct Interests {
 
 impl fmt::Debug for Interests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Interests").field("hook", &self.hook.is_some()).finish_non_exhaustive()
+        f.debug_struct("Interests").field("has_hook", &self.has_hook()).finish_non_exhaustive()
     }
 }
 
 impl Interests {
     #[inline]
     pub(crate) fn has_hook(&self) -> bool {
-        self.hook.is_some()
+        self.hooks.iter().any(Option::is_some)
     }
 
-    /// Sets the hook. It has been told nothing yet.
-    pub(crate) fn set(&mut self, hook: InterestHook) {
-        self.hook = Some(hook);
+    /// Sets a hook. Until `all_told`, it alone is told.
+    pub(crate) fn set(&mut self, listener: Listener, hook: InterestHook) {
+        self.hooks[listener as usize] = Some(hook);
+        self.new = Some(listener);
         #[cfg(any(test, feature = "simulation"))]
         self.told.clear();
     }
 
-    /// Calls the hook. Returns whether it panicked.
+    /// The new hook has been told what was there.
+    pub(crate) fn all_told(&mut self) {
+        self.new = None;
+    }
+
+    /// Calls the hooks. Returns whether one of them panicked.
     pub(crate) fn tell(&mut self, interest: &Interest<'_>) -> bool {
-        let Some(hook) = &mut self.hook else { return false };
         #[cfg(any(test, feature = "simulation"))]
         {
             let (kind, name) = interest.subject.named();
@@ -75,7 +92,15 @@ impl Interests {
                 if interest.is_wanted { self.told.insert(entry) } else { self.told.remove(&entry) };
             assert!(is_new, "it was told before: {interest:?}");
         }
-        catch_unwind(AssertUnwindSafe(|| hook(interest))).is_err()
+        let new = self.new;
+        let is_told = |at: usize| new.is_none_or(|new| new as usize == at);
+        let mut panicked = false;
+        for (at, hook) in self.hooks.iter_mut().enumerate() {
+            if let Some(hook) = hook.as_mut().filter(|_| is_told(at)) {
+                panicked |= catch_unwind(AssertUnwindSafe(|| hook(interest))).is_err();
+            }
+        }
+        panicked
     }
 }
 

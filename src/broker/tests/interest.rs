@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::HistoryRule;
-use crate::broker::{InterestIn, Peer};
+use crate::broker::{Interest, InterestIn, Peer};
 
 /// What the hook was told since the last look, as `+` or `-`, the application, and what of it.
 #[derive(Clone, Default)]
@@ -13,8 +13,13 @@ struct Told(Arc<Mutex<Vec<String>>>);
 impl Told {
     fn listen(world: &mut World) -> Self {
         let told = Self::default();
-        let list = told.0.clone();
-        world.broker.on_interest(move |interest| {
+        world.broker.on_interest(told.hook());
+        told
+    }
+
+    fn hook(&self) -> impl FnMut(&Interest<'_>) + Send + 'static {
+        let list = self.0.clone();
+        move |interest| {
             let sign = if interest.is_wanted { '+' } else { '-' };
             let what = match interest.subject {
                 InterestIn::Application => String::new(),
@@ -23,8 +28,7 @@ impl Told {
                 InterestIn::Workers(id) => format!(" serves {id}"),
             };
             list.lock().unwrap().push(format!("{sign}{}{what}", interest.application));
-        });
-        told
+        }
     }
 
     #[track_caller]
@@ -215,6 +219,30 @@ fn links_want_nothing() {
     let key = world.connected("app", "1");
     world.hang_up(key);
     told.expect(&["+app", "-app"]);
+}
+
+#[test]
+#[cfg(feature = "nats")]
+fn the_hook_of_the_process_and_that_of_a_bridge_stand_side_by_side() {
+    let mut world = World::new(Limits::default());
+    let own = Told::listen(&mut world);
+    let one = world.connected("app", "1");
+    own.expect(&["+app"]);
+    let bridge = Told::default();
+    world.broker.context().on_interest_for_bridge(bridge.hook());
+    own.expect(&[]);
+    bridge.expect(&["+app"]);
+    world.subscribe(one, "app", "news");
+    own.expect(&["+app hears news"]);
+    bridge.expect(&["+app hears news"]);
+    let later = Told::listen(&mut world);
+    later.expect(&["+app", "+app hears news"]);
+    bridge.expect(&[]);
+    world.hang_up(one);
+    for told in [later, bridge] {
+        told.expect(&["-app hears news", "-app"]);
+    }
+    own.expect(&[]);
 }
 
 #[test]
