@@ -51,7 +51,7 @@
 mod address;
 #[cfg(feature = "broker")]
 mod branches;
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "nats", feature = "simulation"))]
 mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;

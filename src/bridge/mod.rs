@@ -1,7 +1,30 @@
-//! Joins servers on several machines over NATS.
+//! Several servers that act as one over NATS.
+//!
+//! A [`Machine`](machine::Machine) stands between the links into the process's own server and NATS. A link is a
+//! connection of that server inside the process and speaks the ordinary wire, so queues, limits, credit,
+//! cancels and deadlines are those of any peer. Over a *bus link* of each application go publications, and over
+//! a *server link* for each other server and application go requests and their answers.
+//!
+//! Nothing here but the driver of NATS' client reads a socket, a clock or a random source.
+#![cfg_attr(not(test), allow(dead_code, reason = "the driver uses it"))]
 
+mod control;
+pub(crate) mod events;
+mod frames;
+pub(crate) mod machine;
+mod names;
 #[cfg(feature = "nats")]
 mod options;
+mod outbox;
+mod packet;
+mod presence;
+mod publications;
+mod servers;
+pub(crate) mod settings;
+mod state;
+pub(crate) mod stats;
+mod subjects;
+mod tunnel;
 
 #[cfg(feature = "nats")]
 pub use options::NatsOptions;

@@ -128,7 +128,18 @@ const ROOMS: &[Room] = &[
             "mod",
         ],
     },
-    Room { folder: "src/bridge", floors: &["options", "mod"] },
+    Room {
+        folder: "src/bridge",
+        floors: &[
+            "events names options packet settings stats",
+            "control frames outbox subjects",
+            "presence state tunnel",
+            "publications servers",
+            "machine",
+            "nats?",
+            "mod",
+        ],
+    },
     Room { folder: "src/server", floors: &["mod", "problems reload published"] },
     Room {
         folder: "src/client",

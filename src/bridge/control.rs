@@ -1,0 +1,101 @@
+//! What the bridge says to its own server over its links.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::proto::system::{Connect, SYSTEM, Serve, Subscribe};
+use crate::proto::{Encoder, Extensions, Json, Message, MessageType, members};
+
+/// Ids of connections that begin like this are links, and no client may have one.
+const LINK: &str = "$link/";
+
+/// Writes the frames of links.
+#[derive(Debug)]
+pub(crate) struct Control {
+    encoder: Encoder,
+}
+
+impl Control {
+    /// Its messages have ids that begin with bytes of the server's id.
+    pub(crate) fn new(id: [u8; 16]) -> Self {
+        let random = id.first_chunk().copied().unwrap_or_default();
+        Self { encoder: Encoder::new(random, usize::MAX) }
+    }
+
+    /// The first frame of a link.
+    pub(crate) fn connect(&mut self, application: &str, name: &str) -> Vec<u8> {
+        let extensions = Extensions::CALL.or(Extensions::BINARY).or(Extensions::TOPIC);
+        let id = format!("{LINK}{name}");
+        let connect = Connect::new(&id, None).extensions(extensions);
+        self.frame(MessageType::Request, application, SYSTEM, &connect)
+    }
+
+    /// Subscribes a bus link to a pattern.
+    pub(crate) fn subscribe(&mut self, application: &str, name: &str, pattern: &str) -> Vec<u8> {
+        let id = format!("{LINK}{name}");
+        let subscribe = Subscribe::new(&id, true).pattern(true);
+        self.frame(MessageType::Subscribe, application, pattern, &subscribe)
+    }
+
+    /// Makes a server link a worker of a channel, or ends that.
+    pub(crate) fn serve(&mut self, application: &str, channel: &str, is_on: bool) -> Vec<u8> {
+        let serve = if is_on { Serve::start(channel) } else { Serve::stop(channel) };
+        self.frame(MessageType::Request, application, SYSTEM, &serve)
+    }
+
+    fn frame(
+        &mut self,
+        message_type: MessageType,
+        application: &str,
+        channel: &str,
+        payload: &impl Serialize,
+    ) -> Vec<u8> {
+        let mut frame = Vec::new();
+        // Strings and booleans always are JSON, and the ids come from a server that has them.
+        let payload = Json::from_serialize(payload).unwrap_or_else(|_| Json::null());
+        let message = Message::new(message_type, application, channel, payload);
+        let encoded = self.encoder.encode(&message, Duration::ZERO, &mut frame);
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+        frame
+    }
+}
+
+/// Returns whether the payload of a response is an error.
+pub(crate) fn is_error(payload: &str) -> bool {
+    let status = members(payload, ["status"]).and_then(|[status]| status.string());
+    status.is_some_and(|status| status.matches("error"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Envelope;
+
+    #[test]
+    fn a_link_introduces_itself_and_asks_for_what_it_needs() {
+        let mut control = Control::new([1; 16]);
+        for (frame, channel, payload) in [
+            (
+                control.connect("shop", "bus"),
+                "system",
+                r#"{"action":"connect","connection_id":"$link/bus","extensions":["call","binary","topic"]}"#,
+            ),
+            (
+                control.subscribe("shop", "bus", "a.>"),
+                "a.>",
+                r#"{"connection_id":"$link/bus","ack":true,"pattern":true}"#,
+            ),
+            (control.serve("shop", "sum", true), "system", r#"{"action":"serve","channel":"sum"}"#),
+            (
+                control.serve("shop", "sum", false),
+                "system",
+                r#"{"action":"stop_serving","channel":"sum"}"#,
+            ),
+        ] {
+            let envelope = Envelope::parse(&frame[4..]).unwrap();
+            assert!(envelope.app_id().matches("shop") && envelope.channel_id().matches(channel));
+            assert_eq!(envelope.payload_str(), payload);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The bridge as a state machine: it is told what happened, and says what is to be done.
+
+use std::time::Duration;
+
+use super::events::{Command, Level, LocalEvent, LocalInterest, LocalSubject, NatsEvent};
+use super::packet::{Kind, Packet, PacketError};
+use super::publications::Publications;
+use super::servers::Servers;
+use super::settings::Settings;
+use super::state::State;
+use super::stats::{self, BridgeStats};
+use super::subjects::{Subject, hex};
+
+/// See above. Between two events, all commands have to be taken.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: State,
+    publications: Publications,
+    servers: Servers,
+    /// Of the connection alone.
+    max_payload: usize,
+    sessions: u64,
+}
+
+impl Machine {
+    /// A bridge without a connection. `now` and all later times are since any one moment.
+    pub(crate) fn new(settings: Settings, now: Duration) -> Self {
+        Self {
+            state: State::new(settings, now),
+            publications: Publications::default(),
+            servers: Servers::default(),
+            max_payload: 0,
+            sessions: 0,
+        }
+    }
+
+    /// It is so late. To be called before each event or batch, and at the deadline.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        self.state.now = self.state.now.max(now);
+        if !self.state.is_ending {
+            self.publications.tick(&mut self.state);
+            self.servers.tick(&mut self.state, self.max_payload);
+        }
+    }
+
+    /// Something happened here.
+    pub(crate) fn local(&mut self, event: LocalEvent<'_>) {
+        let state = &mut self.state;
+        match event {
+            LocalEvent::Interest(LocalInterest { application, subject, is_wanted }) => {
+                match subject {
+                    LocalSubject::Application => {
+                        self.publications.application(state, &application, is_wanted);
+                        self.servers.application(state, &application, is_wanted);
+                    }
+                    LocalSubject::Channel(_) | LocalSubject::Pattern(_) => {
+                        if !state.is_ending {
+                            self.publications.interest(state, application, subject, is_wanted);
+                        }
+                    }
+                    LocalSubject::Workers(channel) => {
+                        self.servers.workers(state, &application, &channel, is_wanted);
+                    }
+                }
+            }
+            LocalEvent::LinkBytes { link, bytes } if self.publications.has(link) => {
+                self.publications.link_bytes(state, link, bytes);
+            }
+            LocalEvent::LinkBytes { link, bytes } => self.servers.link_bytes(state, link, bytes),
+            LocalEvent::LinkTook { link, bytes } => {
+                self.publications.took(link, bytes);
+                self.servers.took(state, link, bytes);
+            }
+            LocalEvent::LinkClosed(link) => {
+                self.publications.link_closed(state, link);
+                self.servers.link_closed(state, link);
+            }
+        }
+    }
+
+    /// Something happened at NATS.
+    pub(crate) fn nats(&mut self, event: NatsEvent<'_>) {
+        let state = &mut self.state;
+        match event {
+            NatsEvent::Connected { max_payload } => {
+                self.sessions += 1;
+                state.stats.reconnects = self.sessions - 1;
+                self.max_payload = max_payload;
+                state.is_connected = true;
+                state.outbox.connected();
+                let own = state.subjects.server(state.settings.id);
+                state.subscribe(own);
+                let all = state.subjects.all().to_owned();
+                state.subscribe(all);
+                self.publications.connected(state);
+                self.servers.connected(state, max_payload);
+            }
+            NatsEvent::Disconnected => {
+                state.is_connected = false;
+                let lost = state.outbox.disconnected();
+                state.stats.lost += lost;
+                let text = match lost {
+                    0 => "the connection to NATS is gone".to_owned(),
+                    _ => format!("the connection to NATS is gone; publications lost: {lost}"),
+                };
+                state.log(Level::Warn, text);
+                self.publications.disconnected(state);
+                self.servers.disconnected(state);
+            }
+            NatsEvent::Message { subject, payload } => self.message(subject, payload),
+            NatsEvent::Drained => self.publications.drained(state),
+            NatsEvent::Confirmed { mark } => {
+                state.stats.published += state.outbox.confirmed(mark);
+            }
+            NatsEvent::SlowConsumer => {
+                state.stats.slow += 1;
+                let text = "messages from NATS were dropped, because they came faster than they were taken";
+                state.complain(Level::Warn, text, text.to_owned());
+                self.servers.slow(state);
+            }
+        }
+    }
+
+    fn message(&mut self, subject: &str, payload: &[u8]) {
+        let state = &mut self.state;
+        if state.is_ending {
+            return;
+        }
+        let packet = match Packet::decode(payload) {
+            Ok(packet) => packet,
+            Err(PacketError::Foreign) => {
+                state.refuse("a message that is not the bridge's on one of its subjects");
+                return;
+            }
+            Err(PacketError::Version { version, id }) => {
+                state.stats.refused += 1;
+                let id = id.map_or_else(|| "of an unknown id".to_owned(), hex);
+                let text = format!(
+                    "the server {id} speaks version {version} of the bridge and this one another: they do \
+                     not work together until both have the same release"
+                );
+                state.complain(Level::Error, &format!("version {id}"), text);
+                return;
+            }
+        };
+        let me = state.me();
+        if packet.origin == me {
+            return;
+        }
+        if packet.origin.id == me.id {
+            state.stats.refused += 1;
+            let text =
+                format!("another server has this one's id, {}: give each its own", hex(me.id));
+            state.complain(Level::Error, "own id", text);
+            return;
+        }
+        match (state.subjects.read(subject), packet.kind) {
+            (Some(Subject::Publication { application, channel }), Kind::Publication) => {
+                self.publications.arrived(state, application, &channel, &packet);
+            }
+            (Some(Subject::Server(id)), Kind::Tunnel) if id == me.id => {
+                self.servers.piece(state, &packet);
+            }
+            (Some(Subject::Server(id)), Kind::Presence) if id == me.id => {
+                self.servers.presence(state, &packet, self.max_payload);
+            }
+            (Some(Subject::All), Kind::Presence) => {
+                self.servers.presence(state, &packet, self.max_payload);
+            }
+            _ => state.refuse("a message on a subject that is not for it"),
+        }
+    }
+
+    /// Returns what is to be done next.
+    pub(crate) fn next_command(&mut self) -> Option<Command> {
+        let state = &mut self.state;
+        let command = state.next_command();
+        if self.servers.resume(state) && command.is_none() {
+            return state.next_command();
+        }
+        command
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        let mark = self.state.outbox.deadline();
+        if self.state.is_ending {
+            return mark;
+        }
+        let servers = if self.state.is_connected { self.servers.deadline() } else { None };
+        [mark, self.publications.deadline(), servers].into_iter().flatten().min()
+    }
+
+    /// The server drains: other servers get to know that there are no workers here any more, and nothing more
+    /// of theirs is subscribed to. What is in flight goes on.
+    pub(crate) fn drain(&mut self) {
+        self.servers.drain();
+        self.publications.unsubscribe(&mut self.state);
+    }
+
+    /// The server ends: all links are closed and the other servers told. What waits for NATS still goes there;
+    /// take commands until [`is_finished`](Self::is_finished), or no longer than there is time.
+    pub(crate) fn finish(&mut self) {
+        if self.state.is_ending {
+            return;
+        }
+        self.publications.unsubscribe(&mut self.state);
+        self.publications.close(&mut self.state);
+        self.servers.finish(&mut self.state);
+        self.state.is_ending = true;
+        self.state.outbox.hurry();
+    }
+
+    /// Returns whether nothing is left to do after [`finish`](Self::finish).
+    pub(crate) fn is_finished(&self) -> bool {
+        self.state.is_ending && (!self.state.is_connected || self.state.outbox.is_empty())
+    }
+
+    /// What was counted, and how it is now.
+    pub(crate) fn stats(&self) -> BridgeStats {
+        let state = match (self.state.is_ending, self.state.is_connected) {
+            (true, _) => stats::State::Stopped,
+            (false, true) => stats::State::Connected,
+            (false, false) => stats::State::Away,
+        };
+        BridgeStats {
+            state,
+            peers: self.servers.peers(),
+            tunnels: self.servers.tunnels(),
+            queued_bytes: self.state.outbox.queued_bytes(),
+            ..self.state.stats
+        }
+    }
+}

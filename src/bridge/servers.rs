@@ -1,0 +1,583 @@
+//! The other servers: who is there, what they have workers for, and the tunnels to them.
+//!
+//! A tunnel to a server is needed by whoever has local clients in an application in which that server has
+//! workers. Its end here is a link that serves these channels. The other end is a link, too, which asks on
+//! behalf of the clients here. If both have workers, the same two links do both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::control::is_error;
+use super::events::{Command, Level, LinkId};
+use super::packet::{Kind, Packet};
+use super::presence::{self, Announced, BEAT, Heard, Peers, Word};
+use super::state::{RETRY, State};
+use super::subjects::hex;
+use super::tunnel::{
+    AROUND_BYTES, About, Broken, CHUNK_BYTES_MAX, IDLE_MAX, OPEN_EVERY, Piece, Tunnel,
+};
+use crate::proto::frame::HEADER_BYTES;
+use crate::proto::system::SYSTEM;
+use crate::proto::{Envelope, MessageType, members};
+
+/// The most tunnels.
+pub(crate) const TUNNELS_MAX: usize = 4_096;
+/// Tunnels send nothing while so much of them waits for NATS.
+const CONTROL_BYTES_MAX: usize = 8 << 20;
+
+/// An application and a server.
+type Key = (String, [u8; 16]);
+
+/// See above.
+#[derive(Debug, Default)]
+pub(crate) struct Servers {
+    peers: Peers,
+    announced: Announced,
+    applications: BTreeSet<String>,
+    tunnels: BTreeMap<Key, Tunnel>,
+    links: BTreeMap<LinkId, Key>,
+    /// Not before then is a tunnel made again.
+    retries: BTreeMap<Key, Duration>,
+    epochs: u64,
+    session: u64,
+    beat_at: Duration,
+    /// Some tunnel waits until less waits for NATS.
+    is_held: bool,
+}
+
+impl Servers {
+    /// The application has local clients, or none any more.
+    pub(crate) fn application(&mut self, state: &mut State, application: &str, is_wanted: bool) {
+        if is_wanted {
+            self.applications.insert(application.to_owned());
+        } else {
+            self.applications.remove(application);
+        }
+        let ids: Vec<_> = self.peers.known.keys().copied().collect();
+        for id in ids {
+            self.sync(state, application, id);
+        }
+    }
+
+    /// A channel has local workers, or none any more.
+    pub(crate) fn workers(&mut self, state: &State, application: &str, channel: &str, is_on: bool) {
+        if state.settings.is_shared(channel) && !state.is_ending {
+            self.announced.set(application, channel, is_on);
+        }
+    }
+
+    /// Announces nothing any more.
+    pub(crate) fn drain(&mut self) {
+        self.announced.clear();
+    }
+
+    /// There is a connection.
+    pub(crate) fn connected(&mut self, state: &mut State, max_payload: usize) {
+        self.session += 1;
+        self.peers = Peers::default();
+        state.limit_payloads(max_payload);
+        let own = self.about(state, max_payload);
+        state.send(Kind::Presence, None, &Word::Hello(own).encode());
+        self.beat_at = state.now + BEAT;
+    }
+
+    /// The connection is gone, and with it all that was under way.
+    pub(crate) fn disconnected(&mut self, state: &mut State) {
+        self.peers = Peers::default();
+        self.break_all(state, "the connection to NATS is gone");
+    }
+
+    /// Messages were dropped; nobody knows which.
+    pub(crate) fn slow(&mut self, state: &mut State) {
+        self.break_all(state, "NATS dropped messages that were not taken in time");
+    }
+
+    /// Says goodbye.
+    pub(crate) fn finish(&mut self, state: &mut State) {
+        self.break_all(state, "the server ends");
+        state.send(Kind::Presence, None, &Word::Bye.encode());
+        self.peers = Peers::default();
+    }
+
+    fn break_all(&mut self, state: &mut State, why: &'static str) {
+        for key in self.tunnels.keys().cloned().collect::<Vec<_>>() {
+            self.break_tunnel(state, &key, why, true);
+        }
+    }
+
+    fn about(&self, state: &State, max_payload: usize) -> presence::About {
+        let (name, version) = (state.settings.name.clone(), self.announced.version);
+        presence::About { name, max_payload, session: self.session, version }
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, state: &mut State, max_payload: usize) {
+        if !state.is_connected {
+            return;
+        }
+        let now = state.now;
+        for (id, peer) in self.peers.silent(now) {
+            let text =
+                format!("the server {} ({}) is gone: it was silent", peer.about.name, hex(id));
+            state.log(Level::Warn, text);
+            self.gone(state, id, max_payload);
+        }
+        if self.announced.deadline().is_some_and(|at| at <= now) {
+            let channels = self.announced.take_changes(now);
+            let about = self.about(state, max_payload);
+            state.send(Kind::Presence, None, &Word::Change { about, channels }.encode());
+        }
+        if self.beat_at <= now {
+            self.beat_at = now + BEAT;
+            let own = self.about(state, max_payload);
+            state.send(Kind::Presence, None, &Word::Beat(own).encode());
+            self.upkeep(state);
+        }
+        for key in self.retries.extract_if(.., |_, at| *at <= now).collect::<Vec<_>>() {
+            self.sync(state, &key.0.0, key.0.1);
+        }
+        for ((application, id), tunnel) in &mut self.tunnels {
+            if tunnel.probes(now) {
+                let status = tunnel.piece(About::Status, application).encode();
+                state.send(Kind::Tunnel, Some(*id), &status);
+            }
+        }
+        for id in self.peers.known.keys().copied().collect::<Vec<_>>() {
+            self.converse(state, id, max_payload);
+        }
+    }
+
+    /// What the beat does for each tunnel.
+    fn upkeep(&mut self, state: &mut State) {
+        let now = state.now;
+        for ((application, id), tunnel) in &mut self.tunnels {
+            if tunnel.theirs.is_none() && now >= tunnel.opened_at + OPEN_EVERY {
+                tunnel.opened_at = now;
+                let open = tunnel.piece(About::Open, application).encode();
+                state.send(Kind::Tunnel, Some(*id), &open);
+            }
+        }
+        for key in self.tunnels.keys().cloned().collect::<Vec<_>>() {
+            self.sync(state, &key.0, key.1);
+        }
+    }
+
+    /// Asks a server for a snapshot, or sends it one, where that is due.
+    fn converse(&mut self, state: &mut State, id: [u8; 16], max_payload: usize) {
+        let about = self.about(state, max_payload);
+        let Some(peer) = self.peers.known.get_mut(&id) else { return };
+        if peer.asks(state.now) {
+            state.send(Kind::Presence, Some(id), &Word::Ask(about.clone()).encode());
+        }
+        if peer.is_answered(state.now) {
+            let parts = self.announced.parts();
+            let count = parts.len();
+            for (part, channels) in parts.into_iter().enumerate() {
+                let word = Word::Part { about: about.clone(), part, parts: count, channels };
+                state.send(Kind::Presence, Some(id), &word.encode());
+            }
+        }
+    }
+
+    /// When something is due.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let probes = self.tunnels.values().filter_map(Tunnel::probe_at);
+        let retries = self.retries.values().copied();
+        let others = [Some(self.beat_at), self.announced.deadline(), self.peers.deadline()];
+        probes.chain(retries).chain(others.into_iter().flatten()).min()
+    }
+
+    /// Takes what a server says about itself.
+    pub(crate) fn presence(&mut self, state: &mut State, packet: &Packet<'_>, max_payload: usize) {
+        let Some(word) = Word::decode(packet.body) else {
+            state.refuse("a presence that is none");
+            return;
+        };
+        let id = packet.origin.id;
+        let Heard { is_new, is_anew, is_gone, is_changed, refused } =
+            self.peers.hear(packet.origin, word, state.now);
+        if let Some(why) = refused {
+            state.refuse(why);
+        }
+        if is_gone {
+            state.log(Level::Info, format!("the server {} is gone: it said goodbye", hex(id)));
+            self.gone(state, id, max_payload);
+            return;
+        }
+        let Some(peer) = self.peers.known.get(&id) else { return };
+        if is_new {
+            state
+                .log(Level::Info, format!("the server {} ({}) is there", peer.about.name, hex(id)));
+        }
+        let mut changed: BTreeSet<String> = BTreeSet::new();
+        if is_changed {
+            changed.extend(peer.applications().cloned());
+            changed.extend(self.tunnels.keys().filter(|key| key.1 == id).map(|key| key.0.clone()));
+        }
+        self.limit(state, max_payload);
+        if is_anew {
+            for key in self.tunnels.keys().filter(|key| key.1 == id).cloned().collect::<Vec<_>>() {
+                self.break_tunnel(
+                    state,
+                    &key,
+                    "the other server has a new connection to NATS",
+                    true,
+                );
+            }
+        }
+        for application in changed {
+            self.sync(state, &application, id);
+        }
+        self.converse(state, id, max_payload);
+    }
+
+    fn limit(&self, state: &mut State, own: usize) {
+        state.limit_payloads(self.peers.max_payload().map_or(own, |others| others.min(own)));
+    }
+
+    /// A server is gone.
+    fn gone(&mut self, state: &mut State, id: [u8; 16], max_payload: usize) {
+        for key in self.tunnels.keys().filter(|key| key.1 == id).cloned().collect::<Vec<_>>() {
+            self.break_tunnel(state, &key, "the other server is gone", false);
+        }
+        self.limit(state, max_payload);
+    }
+
+    /// Makes the tunnel that is needed, serves what is to be served, and ends the one that is not needed.
+    fn sync(&mut self, state: &mut State, application: &str, id: [u8; 16]) {
+        if state.is_ending || !state.is_connected {
+            return;
+        }
+        let key = (application.to_owned(), id);
+        let channels = self.peers.known.get(&id).and_then(|peer| peer.channels(application));
+        let is_wanted = self.applications.contains(application);
+        let wanted: BTreeSet<&String> = channels
+            .filter(|_| is_wanted)
+            .into_iter()
+            .flatten()
+            .filter(|channel| state.settings.is_shared(channel))
+            .collect();
+        if !self.tunnels.contains_key(&key) {
+            if wanted.is_empty() || self.retries.contains_key(&key) {
+                return;
+            }
+            let Some(tunnel) = open(state, &mut self.epochs, &mut self.links, &key) else { return };
+            let piece = tunnel.piece(About::Open, application).encode();
+            state.send(Kind::Tunnel, Some(id), &piece);
+            self.tunnels.insert(key.clone(), tunnel);
+        }
+        let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
+        let gone: Vec<String> =
+            tunnel.served.iter().filter(|channel| !wanted.contains(channel)).cloned().collect();
+        for channel in gone {
+            tunnel.served.remove(&channel);
+            let stop = state.control.serve(application, &channel, false);
+            tunnel.wrote(state.write_link(tunnel.link, &stop));
+        }
+        for channel in wanted {
+            if tunnel.served.insert(channel.clone()) {
+                let serve = state.control.serve(application, channel, true);
+                tunnel.wrote(state.write_link(tunnel.link, &serve));
+            }
+        }
+        let is_needed = !tunnel.served.is_empty() || self.announced.serves(application);
+        if !is_needed && state.now >= tunnel.used_at + IDLE_MAX {
+            self.close_tunnel(state, &key);
+        }
+    }
+
+    /// Closes both ends.
+    fn close_tunnel(&mut self, state: &mut State, key: &Key) -> bool {
+        let Some(tunnel) = self.tunnels.remove(key) else { return false };
+        self.links.remove(&tunnel.link);
+        state.command(Command::CloseLink(tunnel.link));
+        if tunnel.theirs.is_some() {
+            let close = tunnel.piece(About::Close, &key.0).encode();
+            state.send(Kind::Tunnel, Some(key.1), &close);
+        }
+        true
+    }
+
+    /// Closes both ends because of what happened, which ends the requests in flight.
+    fn break_tunnel(&mut self, state: &mut State, key: &Key, why: &'static str, is_retried: bool) {
+        if !self.close_tunnel(state, key) {
+            return;
+        }
+        state.stats.broken_tunnels += 1;
+        let text = format!("the tunnel to server {} for {:?} broke: {why}", hex(key.1), key.0);
+        state.complain(Level::Warn, why, text);
+        if is_retried {
+            self.retries.insert(key.clone(), state.now + RETRY);
+        } else {
+            self.retries.remove(key);
+        }
+    }
+
+    /// Takes a message of a tunnel.
+    pub(crate) fn piece(&mut self, state: &mut State, packet: &Packet<'_>) {
+        let Some(piece) = Piece::decode(packet.body) else {
+            state.refuse("a piece of a tunnel that is none");
+            return;
+        };
+        let id = packet.origin.id;
+        let is_known = self
+            .peers
+            .known
+            .get(&id)
+            .is_some_and(|peer| peer.incarnation == packet.origin.incarnation);
+        let key = (piece.application.to_owned(), id);
+        if !is_known {
+            // It says where it is once more, when it is known.
+            return;
+        }
+        if piece.from == 0 {
+            state.refuse("a piece of a tunnel without an epoch");
+            return;
+        }
+        match piece.about {
+            About::Open => self.opened(state, key, &piece),
+            About::Close => {
+                if self.tunnels.get(&key).is_some_and(|tunnel| tunnel.mine == piece.to) {
+                    self.break_tunnel(state, &key, "the other server closed it", true);
+                }
+            }
+            About::Chunk | About::Status => self.streamed(state, &key, &piece),
+        }
+    }
+
+    fn opened(&mut self, state: &mut State, key: Key, piece: &Piece<'_>) {
+        let theirs = self.tunnels.get(&key).map(|tunnel| tunnel.theirs);
+        if let Some(Some(theirs)) = theirs
+            && theirs != piece.from
+        {
+            self.break_tunnel(state, &key, "the other server began anew", true);
+        }
+        if !self.tunnels.contains_key(&key) {
+            let is_new = piece.to == 0 && self.announced.serves(&key.0) && !state.is_ending;
+            let tunnel =
+                if is_new { open(state, &mut self.epochs, &mut self.links, &key) } else { None };
+            let Some(tunnel) = tunnel else {
+                refuse_end(state, &key, piece);
+                return;
+            };
+            self.retries.remove(&key);
+            self.tunnels.insert(key.clone(), tunnel);
+        }
+        let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
+        if piece.to != 0 && piece.to != tunnel.mine {
+            refuse_end(state, &key, piece);
+            return;
+        }
+        tunnel.theirs = Some(piece.from);
+        if piece.to == 0 {
+            let open = tunnel.piece(About::Open, &key.0).encode();
+            state.send(Kind::Tunnel, Some(key.1), &open);
+        }
+        // The credit of a whole window is where both begin.
+        self.pump(state, &key);
+        self.sync(state, &key.0, key.1);
+    }
+
+    fn streamed(&mut self, state: &mut State, key: &Key, piece: &Piece<'_>) {
+        let tunnel = self.tunnels.get_mut(key);
+        let is_ours =
+            |tunnel: &&mut Tunnel| tunnel.mine == piece.to && tunnel.theirs == Some(piece.from);
+        let Some(tunnel) = tunnel.filter(is_ours) else {
+            refuse_end(state, key, piece);
+            return;
+        };
+        let taken = match piece.about {
+            About::Chunk => tunnel.receive(piece, state.now),
+            _ => tunnel.status(piece),
+        };
+        match taken.and_then(|()| pass_in(state, &key.0, tunnel)) {
+            Ok(()) => {
+                self.grant(state, key);
+                self.pump(state, key);
+            }
+            Err(Broken(why)) => self.break_tunnel(state, key, why, true),
+        }
+    }
+
+    fn grant(&mut self, state: &mut State, key: &Key) {
+        if let Some(tunnel) = self.tunnels.get_mut(key)
+            && tunnel.grants()
+        {
+            let status = tunnel.piece(About::Status, &key.0).encode();
+            state.send(Kind::Tunnel, Some(key.1), &status);
+        }
+    }
+
+    /// Sends what there is credit and room for.
+    fn pump(&mut self, state: &mut State, key: &Key) {
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
+        let bytes_max = state.max_payload.saturating_sub(AROUND_BYTES).min(CHUNK_BYTES_MAX);
+        loop {
+            if state.outbox.control_bytes() >= CONTROL_BYTES_MAX {
+                self.is_held = true;
+                break;
+            }
+            let now = state.now;
+            let Some(chunk) = tunnel.chunk(&key.0, bytes_max, now) else { break };
+            let chunk = chunk.encode();
+            state.send(Kind::Tunnel, Some(key.1), &chunk);
+        }
+        if let Some(is_on) = tunnel.reading() {
+            state.command(Command::ReadLink { link: tunnel.link, is_on });
+        }
+    }
+
+    /// Goes on once less waits for NATS. Returns whether anything waited for that.
+    pub(crate) fn resume(&mut self, state: &mut State) -> bool {
+        if !self.is_held || state.outbox.control_bytes() >= CONTROL_BYTES_MAX / 2 {
+            return false;
+        }
+        self.is_held = false;
+        for key in self.tunnels.keys().cloned().collect::<Vec<_>>() {
+            self.pump(state, &key);
+        }
+        true
+    }
+
+    /// Takes what the own server sent over a server link.
+    pub(crate) fn link_bytes(&mut self, state: &mut State, link: LinkId, bytes: &[u8]) {
+        let Some(key) = self.links.get(&link).cloned() else { return };
+        let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
+        let mut frames = std::mem::take(&mut tunnel.local);
+        frames.push(bytes);
+        let end = loop {
+            match frames.next(state.settings.max_frame_bytes) {
+                Ok(Some(frame)) => {
+                    if goes_out(state, frame) {
+                        tunnel.send(frame, state.now);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(_) => break Err("the own server sent a frame that is too large"),
+            }
+        };
+        tunnel.local = frames;
+        match end {
+            Ok(()) => self.pump(state, &key),
+            Err(why) => self.break_tunnel(state, &key, why, true),
+        }
+    }
+
+    pub(crate) fn took(&mut self, state: &mut State, link: LinkId, bytes: usize) {
+        let Some(key) = self.links.get(&link).cloned() else { return };
+        if let Some(tunnel) = self.tunnels.get_mut(&key) {
+            tunnel.took(bytes);
+            self.grant(state, &key);
+        }
+    }
+
+    pub(crate) fn link_closed(&mut self, state: &mut State, link: LinkId) {
+        if let Some(key) = self.links.remove(&link) {
+            self.break_tunnel(state, &key, "the own server closed its link", true);
+        }
+    }
+
+    pub(crate) fn peers(&self) -> usize {
+        self.peers.known.len()
+    }
+
+    pub(crate) fn tunnels(&self) -> usize {
+        self.tunnels.len()
+    }
+}
+
+fn open(
+    state: &mut State,
+    epochs: &mut u64,
+    links: &mut BTreeMap<LinkId, Key>,
+    key: &Key,
+) -> Option<Tunnel> {
+    if links.len() >= TUNNELS_MAX {
+        let text =
+            format!("no more than {TUNNELS_MAX} tunnels to other servers are open at a time");
+        state.complain(Level::Error, "tunnels", text);
+        return None;
+    }
+    *epochs += 1;
+    let (link, written) = state.open_link(&key.0, &hex(key.1));
+    links.insert(link, key.clone());
+    let mut tunnel = Tunnel::new(link, *epochs, state.now);
+    tunnel.wrote(written);
+    Some(tunnel)
+}
+
+/// Tells the other server that its end has no other one.
+fn refuse_end(state: &mut State, (application, id): &Key, piece: &Piece<'_>) {
+    let (from, to) = (piece.to.max(1), piece.from);
+    let about = About::Close;
+    let close = Piece { about, application, from, to, number: 0, granted: 0, bytes: &[] };
+    state.send(Kind::Tunnel, Some(*id), &close.encode());
+}
+
+/// Returns whether a frame of the own server is meant for the other one. The answers to the link itself are
+/// not.
+fn goes_out(state: &mut State, frame: &[u8]) -> bool {
+    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return false };
+    let is_system = envelope.channel_id().matches(SYSTEM);
+    match envelope.message_type() {
+        MessageType::Request => !is_system,
+        MessageType::Notification => is_system,
+        MessageType::Response if !is_system && envelope.reply_to().is_some() => true,
+        MessageType::Response => {
+            if is_error(envelope.payload_str()) {
+                let text =
+                    format!("the server refused its bridge something: {}", envelope.payload_str());
+                state.complain(Level::Warn, "server link", text);
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+/// Writes the whole frames of the other server to the link.
+fn pass_in(state: &mut State, application: &str, tunnel: &mut Tunnel) -> Result<(), Broken> {
+    let link = tunnel.link;
+    let mut written = 0;
+    while let Some(frame) = tunnel.frame(state.settings.max_frame_bytes)? {
+        match check(state, application, frame) {
+            Ok(()) => written += state.write_link(link, frame),
+            Err(why) => state.refuse(why),
+        }
+    }
+    tunnel.wrote(written);
+    Ok(())
+}
+
+/// Returns why a frame of the other server is refused. The own server checks the rest, as any peer's.
+fn check(state: &State, application: &str, frame: &[u8]) -> Result<(), &'static str> {
+    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else {
+        return Err("a frame in a tunnel that is no message");
+    };
+    if !envelope.app_id().matches(application) {
+        return Err("a message of another application than its tunnel is for");
+    }
+    let channel = envelope.channel_id();
+    match envelope.message_type() {
+        MessageType::Request if !state.settings.is_shared(&channel.decode()) => {
+            Err("a request on a channel that is not shared")
+        }
+        MessageType::Request => Ok(()),
+        MessageType::Response if channel.matches(SYSTEM) || envelope.reply_to().is_none() => {
+            Err("a response that answers no request")
+        }
+        MessageType::Response => Ok(()),
+        MessageType::Notification => {
+            let action = members(envelope.payload_str(), ["action"]);
+            let action = action.and_then(|[action]| action.string());
+            let is_known =
+                action.is_some_and(|action| action.matches("cancel") || action.matches("credit"));
+            if is_known && channel.matches(SYSTEM) {
+                Ok(())
+            } else {
+                Err("a notification in a tunnel that is neither a cancel nor credit")
+            }
+        }
+        _ => Err("a message in a tunnel that belongs to no request"),
+    }
+}
