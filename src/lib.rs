@@ -100,9 +100,9 @@ pub use bridge::NatsOptions;
 pub use broker::{
     Access, Application, ApplicationInfo, Channel, ChannelInfo, ChannelLatency, ConnectionInfo,
     ConnectionKey, Context, Counters, Delivery, Handle, HandleError, HistoryInfo, HistoryRule,
-    Interest, InterestIn, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, PartError,
-    PartSender, Peer, Publisher, Reply, Request, RequestResult, Responder, SendError, Stats,
-    TurnLimits, User, Verdict,
+    Interest, InterestIn, LatencyOf, LatencySummary, Limits, Measure, MemoryPressure, NatsStats,
+    PartError, PartSender, Peer, Publisher, Reply, Request, RequestResult, Responder, SendError,
+    Stats, TurnLimits, User, Verdict,
 };
 #[cfg(feature = "net")]
 pub use config::{Config, Spin, UnixSocket};

@@ -119,6 +119,14 @@ events! {
     warn not_accepted(reason: &str) = "a new connection cannot be accepted now";
     warn handshake_timeout(who) = "closed a connection that did not complete its handshake in time";
     warn shed() = "closed a new connection, for no descriptor was left; raise `ulimit -n`, or lower --max-connections";
+    #[cfg(feature = "nats")]
+    info bridge_connected(max_payload: usize) = "connected to NATS";
+    #[cfg(feature = "nats")]
+    info bridge_info(said: &str) = "the bridge to NATS";
+    #[cfg(feature = "nats")]
+    warn bridge_warning(said: &str) = "the bridge to NATS";
+    #[cfg(feature = "nats")]
+    error bridge_error(said: &str) = "the bridge to NATS";
     warn memory_short(held_bytes: usize, max_bytes: usize) = "memory runs short";
     warn out_of_memory(who, held_bytes: usize) = "closed the connection that holds the most memory";
     debug connected(who) = "connected";

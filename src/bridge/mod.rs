@@ -11,8 +11,12 @@
 mod control;
 pub(crate) mod events;
 mod frames;
+#[cfg(feature = "nats")]
+mod inbox;
 pub(crate) mod machine;
 mod names;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "nats")]
 mod options;
 mod outbox;
@@ -26,5 +30,7 @@ pub(crate) mod stats;
 mod subjects;
 mod tunnel;
 
+#[cfg(feature = "nats")]
+pub(crate) use nats::Bridge;
 #[cfg(feature = "nats")]
 pub use options::NatsOptions;

@@ -50,7 +50,9 @@ pub use state::interest::{Interest, InterestIn};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
 pub use state::peer::Peer;
-pub use state::stats::{ApplicationInfo, ChannelInfo, HistoryInfo, Stats};
+#[cfg(feature = "nats")]
+pub(crate) use state::stats::NatsStatsSource;
+pub use state::stats::{ApplicationInfo, ChannelInfo, HistoryInfo, NatsStats, Stats};
 pub use state::timers::Now;
 pub use turn_limits::TurnLimits;
 

@@ -13,6 +13,8 @@ use super::flow::reload;
 use super::limits::Limits;
 use super::state::events::ConnectionInfo;
 use super::state::interest::Interest;
+#[cfg(feature = "nats")]
+use super::state::stats::NatsStatsSource;
 use super::state::timers::Now;
 use crate::address::Address;
 use crate::handler_error::HandlerError;
@@ -165,6 +167,12 @@ impl Broker {
     /// latencies are zero.
     pub fn set_stopwatch(&mut self, read: impl Fn() -> Duration + Send + 'static) {
         self.core.latency.set_stopwatch(read);
+    }
+
+    /// Sets where the statistics read how it is with NATS.
+    #[cfg(feature = "nats")]
+    pub(crate) fn set_nats_stats(&mut self, source: NatsStatsSource) {
+        self.core.server.nats = Some(source);
     }
 
     /// Sets the user that this process runs as. A peer of the same user on a Unix socket is the

@@ -22,7 +22,38 @@ pub(super) struct Stats {
     #[serde(default)]
     pub(super) kept_requests: u64,
     pub(super) buffered_bytes: u64,
+    /// Absent where the server joins no others.
+    #[serde(default)]
+    pub(super) nats: Option<NatsStats>,
     pub(super) counters: Counters,
+}
+
+/// How it is with NATS.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NatsStats {
+    pub(super) connected: bool,
+    pub(super) peers: u64,
+    pub(super) published: u64,
+    pub(super) received: u64,
+    pub(super) lost: u64,
+    pub(super) lost_here: u64,
+    pub(super) too_large: u64,
+    pub(super) queued_bytes: u64,
+}
+
+impl NatsStats {
+    /// Says it in a line.
+    pub(super) fn line(&self) -> String {
+        let state = if self.connected { "connected" } else { "away" };
+        let Self { peers, published, received, lost, lost_here, too_large, .. } = self;
+        let queued = bytesize::ByteSize(self.queued_bytes);
+        format!(
+            "{state}, {peers} other servers, {published} publications sent, {received} received, \
+             {} lost, {queued} waiting",
+            lost + lost_here + too_large
+        )
+    }
 }
 
 impl Stats {

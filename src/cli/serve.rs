@@ -12,6 +12,8 @@ mod latency_log;
 mod log_queue;
 mod logging;
 mod metrics;
+mod nats;
+mod nats_metrics;
 mod rate_limit;
 mod series;
 mod service_manager;
@@ -31,6 +33,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use self::flags::Flags;
 use self::hints::Hints;
 use self::latency_log::LatencyLog;
+use self::nats::Nats;
 use self::settings::{LogFormat, Problems, Settings};
 use super::failure::Failure;
 use super::output::printable;
@@ -64,6 +67,7 @@ Examples:
   ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
   ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
   ipc serve --host 0.0.0.0 --token-file /etc/ipc/token
+  ipc serve --nats nats://10.0.0.1,nats://10.0.0.2 --nats-channels 'prices.>'
   ipc serve --config /etc/ipc/ipc.toml --check-config
 
 Exit codes: 0 drained and ended, 1 something failed, 2 wrong usage.")]
@@ -125,12 +129,16 @@ impl Serve {
         if !problems.is_empty() {
             return Err(first(problems));
         }
+        let nats = Nats::read(settings).map_err(first)?;
         let tls = config.tls.clone();
         let access = config.access.clone();
         let default_token = access.default.is_some();
         let mut server = Server::bind_with(config, inherited)?;
         if settings.is_demo() {
             demo_applications::install(&mut server);
+        }
+        if let Some(nats) = nats {
+            nats.join(&mut server)?;
         }
         let mut reload =
             Reload { handle: server.handle(), flags: self, running: settings.clone(), access, tls };
@@ -200,7 +208,8 @@ impl Serve {
             Ok(settings) => settings,
             Err(problems) => return problems,
         };
-        match config(&settings) {
+        let nats = Nats::read(&settings).err().unwrap_or_default();
+        let mut problems = match config(&settings) {
             Ok(mut config) => {
                 let mut problems = problems_of_machine(&settings, &mut config.limits);
                 if settings.names_users() && !settings.names_addresses() {
@@ -216,7 +225,9 @@ impl Serve {
                 problems.extend(problems_of_machine(&settings, &mut Limits::default()));
                 problems
             }
-        }
+        };
+        problems.extend(nats);
+        problems
     }
 
     fn check(&self) -> Result<ExitCode, Failure> {

@@ -65,6 +65,9 @@ fn report(output: Output, name: &str, stats: &Answer) -> String {
         ("forwarded to workers", counters.forwarded.to_string()),
         ("slow readers closed", counters.slow_consumers.to_string()),
     ];
+    if let Some(nats) = &stats.nats {
+        rows.push(("NATS", nats.line()));
+    }
     rows.push(("errors", each(&counters.errors)));
     if !counters.worker_errors.is_empty() {
         rows.push(("those of workers", each(&counters.worker_errors)));

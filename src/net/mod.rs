@@ -8,7 +8,7 @@ mod event_loop;
 #[cfg(test)]
 mod fake;
 mod inherited;
-#[cfg_attr(not(test), expect(dead_code, reason = "the bridge opens links"))]
+#[cfg_attr(not(any(test, feature = "nats")), expect(dead_code, reason = "the bridge opens links"))]
 mod link_opener;
 mod listener;
 mod mio_system;

@@ -1,5 +1,7 @@
 //! The embedding API: a server inside a Rust program.
 
+#[cfg(feature = "nats")]
+mod joining;
 mod problems;
 mod published;
 mod reload;
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 pub use crate::net::{Budget, Inherited};
 
 use crate::address::Address;
+#[cfg(feature = "nats")]
+use crate::bridge::Bridge;
 use crate::broker::{
     Application, Broker, Channel, ConnectionInfo, Context, Delivery, Handle, Interest, Verdict,
 };
@@ -41,6 +45,8 @@ pub struct Server {
     broker: Broker,
     net: EventLoop<MioSystem>,
     addresses: Arc<[Address]>,
+    #[cfg(feature = "nats")]
+    bridge: Option<Bridge>,
 }
 
 impl Server {
@@ -88,7 +94,13 @@ impl Server {
         broker.set_waker(net.waker());
         broker.set_stopwatch(net.stopwatch());
         broker.set_user(rustix::process::geteuid().as_raw());
-        Ok(Self { broker, net, addresses: addresses.into() })
+        Ok(Self {
+            broker,
+            net,
+            addresses: addresses.into(),
+            #[cfg(feature = "nats")]
+            bridge: None,
+        })
     }
 
     /// Returns the addresses that it listens on. A port that is configured as 0 is the one that the
@@ -215,7 +227,10 @@ impl Server {
     }
 
     /// Returns what opens links to other servers from any thread.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the bridge opens links"))]
+    #[cfg_attr(
+        not(any(test, feature = "nats")),
+        expect(dead_code, reason = "the bridge opens links")
+    )]
     pub(crate) fn link_opener(&self) -> LinkOpener {
         self.net.link_opener()
     }
@@ -292,6 +307,11 @@ impl Server {
         }
         self.net.turn(&mut self.broker, timeout, budget)?;
         let goes_on = !self.broker.is_drained();
+        #[cfg(feature = "nats")]
+        if let Some(bridge) = self.bridge.as_mut().filter(|_| self.broker.is_draining()) {
+            // The others stop sending when the drain begins, and it ends when nothing is in flight.
+            if goes_on { bridge.drain() } else { bridge.end() }
+        }
         if !goes_on {
             self.broker.close_mailbox();
         }

@@ -28,6 +28,8 @@ mod logs;
 mod manage;
 #[cfg(target_os = "linux")]
 mod memory;
+#[cfg(all(feature = "cli", feature = "nats"))]
+mod nats;
 mod not_json;
 #[cfg(feature = "cli")]
 mod operation;

@@ -10,7 +10,7 @@ use super::keys::{ChannelKey, ConnectionKey};
 use super::latency::Recorder;
 use super::requests::Requests;
 use super::router::Router;
-use super::stats::Stats;
+use super::stats::{NatsStatsSource, Stats};
 use super::timers::{Now, Timers};
 use super::topic::retained::LastValues;
 use super::turn::Turn;
@@ -51,6 +51,8 @@ pub(crate) struct ServerState {
     pub(crate) port: u16,
     /// The user that the server's process runs as, if the driver has told.
     pub(crate) uid: Option<u32>,
+    /// How it is with NATS, if the server joins others over it.
+    pub(crate) nats: Option<NatsStatsSource>,
 }
 
 /// The stages of the server's life. It only ever moves down this list.
@@ -73,6 +75,7 @@ impl Core {
                 host: String::new(),
                 port: 0,
                 uid: None,
+                nats: None,
             },
             turn: Turn::new(now, &limits.turn),
             agenda: Agenda::default(),
@@ -151,6 +154,7 @@ impl Core {
             memory_bytes: self.memory_bytes(),
             max_memory: self.limits.memory_bytes_max,
             memory_pressure: self.budget.pressure,
+            nats: self.server.nats.as_ref().map(NatsStatsSource::get),
             counters: self.counters.clone(),
         }
     }

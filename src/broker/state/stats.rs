@@ -1,6 +1,7 @@
 //! Statistics and listings: the shapes of the published server, with additional fields.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -59,8 +60,67 @@ pub struct Stats {
     pub max_memory: usize,
     /// The measures that are taken because memory runs short.
     pub memory_pressure: MemoryPressure,
+    /// How it is with the other servers, if this one joins others over NATS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsStats>,
     /// Counts since the start.
     pub counters: Counters,
+}
+
+/// How it is with NATS and the servers that are joined over it. The counts are since the start.
+///
+/// ```
+/// # use ipc_framework::{Config, Server};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind(Config::default().port(0))?;
+/// assert_eq!(server.get_stats().nats, None);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NatsStats {
+    /// There is a connection to a NATS server.
+    pub connected: bool,
+    /// Connections after the first one.
+    pub reconnects: u64,
+    /// Other servers that are there.
+    pub peers: usize,
+    /// Publications of own clients that NATS has confirmed.
+    pub published: u64,
+    /// Publications of other servers that came for own subscribers.
+    pub received: u64,
+    /// Publications of own clients that NATS has not confirmed, or that found no room in the queue.
+    pub lost: u64,
+    /// Publications of other servers that were not taken in time.
+    pub lost_here: u64,
+    /// Publications of own clients over `max_payload`.
+    pub too_large: u64,
+    /// Messages from NATS that are not what they should be.
+    pub refused: u64,
+    /// Times that NATS or its client threw messages away, because they were not read in time.
+    pub slow: u64,
+    /// Connections between two servers that broke, with the requests in them.
+    pub broken_tunnels: u64,
+    /// Bytes that wait for NATS.
+    pub queued_bytes: usize,
+    /// The largest message that all servers can send, in bytes. 0 while there is no connection.
+    pub max_payload: usize,
+}
+
+/// What the bridge writes and the broker reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NatsStatsSource(Arc<Mutex<NatsStats>>);
+
+impl NatsStatsSource {
+    #[cfg(feature = "nats")]
+    pub(crate) fn set(&self, stats: NatsStats) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+
+    pub(crate) fn get(&self) -> NatsStats {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// One application, in the shape of the published `list_applications`.

@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::channels::{self, Channels, Numbers};
 use super::histograms::{self, Subject};
+use super::nats_metrics;
 use super::series::Series;
 
 /// The type of exemplars' labels; there are none.
@@ -172,6 +173,9 @@ impl Collector for Snapshot {
         }
         self.encode_labelled(&mut encoder)?;
         self.encode_gauges(&mut encoder)?;
+        if let Some(nats) = &self.stats.nats {
+            nats_metrics::encode(&mut encoder, nats)?;
+        }
         self.encode_channels(&mut encoder)?;
         self.encode_latencies(encoder)
     }

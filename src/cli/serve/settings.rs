@@ -142,6 +142,33 @@ pub(super) struct Settings {
     #[arg(long, env = "IPC_METRICS_CHANNELS", value_name = "N", value_parser = units::count_or_none)]
     #[serde(deserialize_with = "units::read_count_or_none")]
     pub(super) metrics_channels: Option<usize>,
+    /// Join other servers over these NATS servers, such as `nats://host:4222`; several with commas
+    #[arg(long, env = "IPC_NATS", value_name = "ADDRESS", value_delimiter = ',')]
+    pub(super) nats: Vec<String>,
+    /// File of credentials for NATS, as `nsc generate creds` makes it
+    #[arg(long, env = "IPC_NATS_CREDS", value_name = "PATH")]
+    #[serde(deserialize_with = "read_secret_path")]
+    pub(super) nats_creds: Option<PathBuf>,
+    /// Certificates in PEM: trust NATS servers that one of them has signed, and no others
+    #[arg(long, env = "IPC_NATS_TLS_CA", value_name = "PATH")]
+    pub(super) nats_tls_ca: Option<PathBuf>,
+    /// Certificate in PEM, with its chain, to show to NATS servers that ask for one
+    #[arg(long, env = "IPC_NATS_TLS_CERT", value_name = "PATH")]
+    pub(super) nats_tls_cert: Option<PathBuf>,
+    /// Its private key in PEM
+    #[arg(long, env = "IPC_NATS_TLS_KEY", value_name = "PATH")]
+    #[serde(deserialize_with = "read_secret_path")]
+    pub(super) nats_tls_key: Option<PathBuf>,
+    /// What the subjects at NATS begin with; servers with other prefixes are not joined [default: ipc]
+    #[arg(long, env = "IPC_NATS_PREFIX", value_name = "PREFIX")]
+    pub(super) nats_prefix: Option<String>,
+    /// Patterns of the channels that are shared over NATS; several with commas [default: all but $…]
+    #[arg(long, env = "IPC_NATS_CHANNELS", value_name = "PATTERN", value_delimiter = ',')]
+    pub(super) nats_channels: Vec<String>,
+    /// Publications that may wait for NATS; what comes then is lost, and counted [default: 64MiB]
+    #[arg(long, env = "IPC_NATS_QUEUE", value_name = "SIZE", value_parser = units::size)]
+    #[serde(deserialize_with = "units::read_size")]
+    pub(super) nats_queue: Option<usize>,
     /// Add the applications of the published ipc-server program, and bench/echo
     #[arg(long, env = "IPC_DEMO")]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
@@ -222,6 +249,14 @@ impl Settings {
             latency_log: self.latency_log.or(file.latency_log),
             metrics: self.metrics.or(file.metrics),
             metrics_channels: self.metrics_channels.or(file.metrics_channels),
+            nats: either(self.nats, file.nats),
+            nats_creds: self.nats_creds.or(file.nats_creds),
+            nats_tls_ca: self.nats_tls_ca.or(file.nats_tls_ca),
+            nats_tls_cert: self.nats_tls_cert.or(file.nats_tls_cert),
+            nats_tls_key: self.nats_tls_key.or(file.nats_tls_key),
+            nats_prefix: self.nats_prefix.or(file.nats_prefix),
+            nats_channels: either(self.nats_channels, file.nats_channels),
+            nats_queue: self.nats_queue.or(file.nats_queue),
             demo: self.demo.or(file.demo),
             tokens: file.tokens,
             history: file.history,
@@ -357,6 +392,14 @@ impl Settings {
             ("latency-log", self.latency_log != other.latency_log),
             ("metrics", self.metrics != other.metrics),
             ("metrics-channels", self.metrics_channels != other.metrics_channels),
+            ("nats", self.nats != other.nats),
+            ("nats-creds", self.nats_creds != other.nats_creds),
+            ("nats-tls-ca", self.nats_tls_ca != other.nats_tls_ca),
+            ("nats-tls-cert", self.nats_tls_cert != other.nats_tls_cert),
+            ("nats-tls-key", self.nats_tls_key != other.nats_tls_key),
+            ("nats-prefix", self.nats_prefix != other.nats_prefix),
+            ("nats-channels", self.nats_channels != other.nats_channels),
+            ("nats-queue", self.nats_queue != other.nats_queue),
             ("demo", self.demo.unwrap_or_default() != other.demo.unwrap_or_default()),
         ];
         differences.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect()
@@ -408,7 +451,7 @@ impl Settings {
 }
 
 /// Picks the list on the command line if there is one, and otherwise that of the file.
-fn either(flags: Vec<u32>, file: Vec<u32>) -> Vec<u32> {
+fn either<T>(flags: Vec<T>, file: Vec<T>) -> Vec<T> {
     if flags.is_empty() { file } else { flags }
 }
 

@@ -135,12 +135,13 @@ const ROOMS: &[Room] = &[
             "control frames outbox subjects",
             "presence state tunnel",
             "publications servers",
-            "machine",
-            "nats?",
+            "inbox machine",
+            "nats/links nats/outgoing nats/subscriptions",
+            "nats",
             "mod",
         ],
     },
-    Room { folder: "src/server", floors: &["mod", "problems reload published"] },
+    Room { folder: "src/server", floors: &["mod", "joining problems reload published"] },
     Room {
         folder: "src/client",
         floors: &[
@@ -211,8 +212,8 @@ const ROOMS: &[Room] = &[
             "feed following",
             "sending",
             // The subcommands, with the parts of the larger ones before them.
-            "serve/channels serve/exposition serve/histograms serve/rate_limit serve/settings",
-            "serve/crash serve/flags serve/hints serve/settings_file",
+            "serve/channels serve/exposition serve/histograms serve/nats_metrics serve/rate_limit serve/settings",
+            "serve/crash serve/flags serve/hints serve/nats serve/settings_file",
             "serve/series",
             "serve/health serve/latency_log serve/log_queue serve/metrics",
             "serve/service_manager serve/status",

@@ -1,0 +1,72 @@
+//! NATS goes away and comes back, and servers die.
+
+use serde_json::json;
+
+use super::nats_server::{NatsServer, Version};
+use super::{joined, next_heard, refused, until_heard, until_served, until_taken};
+use crate::cli::{Running, serve};
+
+#[test]
+fn a_server_starts_without_nats_and_joins_when_it_comes() {
+    let mut nats = NatsServer::stopped(Version::Newest, "");
+    let (here, there) = (joined(&nats), joined(&nats));
+    let mut local = here.connected("app", "local").subscribed("news");
+    let mut publishes = here.connected("app", "publishes");
+    publishes.send("publish", "news", json!("at home"));
+    assert_eq!(next_heard(&mut local), "at home");
+    assert_eq!(refused(&mut publishes, "work"), "no_handler");
+    let mut hears = there.connected("app", "hears").subscribed("news");
+    nats.restart();
+    until_heard(&mut publishes, "news", &hears);
+    publishes.send("publish", "news", json!("away"));
+    assert_eq!(next_heard(&mut hears), "away");
+}
+
+#[test]
+fn when_nats_is_killed_and_back_servers_find_each_other_again() {
+    let mut nats = NatsServer::start();
+    let (here, there) = (joined(&nats), joined(&nats));
+    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut local = here.connected("app", "local").subscribed("news");
+    let mut publishes = here.connected("app", "publishes");
+    until_heard(&mut publishes, "news", &hears);
+    for round in 0..3 {
+        nats.kill();
+        publishes.send("publish", "news", json!(["at home", round]));
+        assert_eq!(next_heard(&mut local), json!(["at home", round]));
+        nats.restart();
+        // What was published meanwhile may be lost, and is not doubled.
+        until_heard(&mut publishes, "news", &hears);
+        publishes.send("publish", "news", json!(["back", round]));
+        let mut heard = next_heard(&mut hears);
+        if heard == json!(["at home", round]) {
+            heard = next_heard(&mut hears);
+        }
+        assert_eq!(heard, json!(["back", round]));
+        assert_eq!(next_heard(&mut local), json!(["back", round]));
+    }
+}
+
+#[test]
+fn a_request_whose_server_dies_is_told_that_its_worker_is_lost() {
+    let nats = NatsServer::start();
+    let here = joined(&nats);
+    let there = Running::start(serve(&["--port", "0", "--nats", &nats.url()]));
+    let mut worker = there.connected("app", "worker").serving("work");
+    let mut asks = here.connected("app", "asks");
+    let id = until_taken(&mut asks, "work", &worker);
+    there.signal("KILL");
+    asks.expect_error("worker_lost", "work", id);
+    assert_eq!(refused(&mut asks, "work"), "no_handler");
+}
+
+#[test]
+fn a_server_that_drains_takes_no_more_and_answers_what_it_has() {
+    let nats = NatsServer::start();
+    let here = joined(&nats);
+    let there = Running::start(serve(&["--demo", "--port", "0", "--nats", &nats.url()]));
+    let mut asks = here.connected("bench", "asks");
+    assert_eq!(until_served(&mut asks, "echo", &json!(1)), json!(1));
+    there.terminate();
+    assert_eq!(refused(&mut asks, "echo"), "no_handler");
+}
