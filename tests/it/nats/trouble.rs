@@ -52,7 +52,7 @@ fn a_request_whose_server_dies_is_told_that_its_worker_is_lost() {
     let nats = NatsServer::start();
     let here = joined(&nats);
     let there = Running::start(serve(&["--port", "0", "--nats", &nats.url()]));
-    let mut worker = there.connected("app", "worker").serving("work");
+    let worker = there.connected("app", "worker").serving("work");
     let mut asks = here.connected("app", "asks");
     let id = until_taken(&mut asks, "work", &worker);
     there.signal("KILL");
