@@ -28,6 +28,8 @@ pub(crate) mod settings;
 mod state;
 pub(crate) mod stats;
 mod subjects;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 #[cfg(feature = "nats")]

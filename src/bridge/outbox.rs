@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_window_has_a_bound_in_bytes() {
-        let mut outbox = outbox(64 << 20);
+        let mut outbox = outbox(128 << 20);
         for _ in 0..64 {
             assert!(outbox.publication("p".into(), vec![0; 1 << 20]));
         }

@@ -180,7 +180,7 @@ mod tests {
             if let Ok(packet) = Packet::decode(&bytes) {
                 let again =
                     Packet::encode(packet.kind, packet.origin, packet.sequence, packet.body);
-                prop_assert_eq!(again, bytes);
+                prop_assert_eq!(again, bytes.clone());
             }
             let mut reader = Reader(&bytes);
             let _ = (reader.text(), reader.u64(), reader.text());

@@ -521,7 +521,7 @@ fn goes_out(state: &mut State, frame: &[u8]) -> bool {
     let is_system = envelope.channel_id().matches(SYSTEM);
     match envelope.message_type() {
         MessageType::Request => !is_system,
-        MessageType::Notification => is_system,
+        MessageType::Notification => true,
         MessageType::Response if !is_system && envelope.reply_to().is_some() => true,
         MessageType::Response => {
             if is_error(envelope.payload_str()) {
@@ -559,10 +559,12 @@ fn check(state: &State, application: &str, frame: &[u8]) -> Result<(), &'static 
     }
     let channel = envelope.channel_id();
     match envelope.message_type() {
-        MessageType::Request if !state.settings.is_shared(&channel.decode()) => {
-            Err("a request on a channel that is not shared")
+        MessageType::Request | MessageType::Notification
+            if !channel.matches(SYSTEM) && state.settings.is_shared(&channel.decode()) =>
+        {
+            Ok(())
         }
-        MessageType::Request => Ok(()),
+        MessageType::Request => Err("a request on a channel that is not shared"),
         MessageType::Response if channel.matches(SYSTEM) || envelope.reply_to().is_none() => {
             Err("a response that answers no request")
         }
@@ -575,7 +577,9 @@ fn check(state: &State, application: &str, frame: &[u8]) -> Result<(), &'static 
             if is_known && channel.matches(SYSTEM) {
                 Ok(())
             } else {
-                Err("a notification in a tunnel that is neither a cancel nor credit")
+                Err(
+                    "a notification on a channel that is not shared, and neither a cancel nor credit",
+                )
             }
         }
         _ => Err("a message in a tunnel that belongs to no request"),

@@ -1,0 +1,239 @@
+//! What anybody may send who reaches NATS.
+
+use super::super::packet::{Kind, Origin, Packet};
+use super::super::presence::{About, CHANNELS_MAX, SERVERS_MAX, Word};
+use super::super::tunnel;
+use super::*;
+
+const STRANGER: Origin = Origin { id: [99; 16], incarnation: 5 };
+
+fn hear(world: &mut World, subject: &str, payload: &[u8]) {
+    world.with(0, |server| {
+        server.machine.nats(NatsEvent::Message { subject, payload });
+        server.machine.nats(NatsEvent::Drained);
+    });
+}
+
+fn refused(world: &World) -> u64 {
+    world.servers[0].machine.stats().refused
+}
+
+fn about(version: u64) -> About {
+    About { name: "stranger".into(), max_payload: MAX_PAYLOAD, session: 1, version }
+}
+
+#[test]
+fn forged_publications_are_refused_and_counted() {
+    let mut world = World::joined(1, 1);
+    let client = world.client(0, "c");
+    world.send(client, &message("subscribe", ">", "s", &json!({"pattern": true})));
+    world.rest();
+    world.take(client);
+    let good = message("publish", "news", "1", &json!(1));
+    let with = |key: &str, value: Value| {
+        let mut message = good.clone();
+        message[key] = value;
+        framed(&message)
+    };
+    let mut longer = framed(&good);
+    longer.push(b' ');
+    let forged = [
+        ("ipc-pub.app.news", with("app_id", json!("bank"))),
+        ("ipc-pub.app.news", with("channel_id", json!("other"))),
+        ("ipc-pub.app.news", with("message_type", json!("request"))),
+        ("ipc-pub.app.news", with("message_type", json!("subscribe"))),
+        ("ipc-pub.app.news", with("meta", json!({"ack": true}))),
+        ("ipc-pub.app.news", with("meta", json!({"offset": 1, "epoch": "a"}))),
+        ("ipc-pub.app.news", with("meta", json!({"no": 1}))),
+        ("ipc-pub.app.system", with("channel_id", json!("system"))),
+        ("ipc-pub.app._24own", with("channel_id", json!("$own"))),
+        ("ipc-pub.app.news", longer),
+        ("ipc-pub.app.news", b"\0\0\0\x05hello".to_vec()),
+        ("ipc-pub.app.news", vec![]),
+        ("ipc-pub.app._61", framed(&good)),
+        ("ipc-all", framed(&good)),
+    ];
+    for (number, (subject, frame)) in forged.iter().enumerate() {
+        let packet = Packet::encode(Kind::Publication, STRANGER, number as u64 + 1, frame);
+        hear(&mut world, subject, &packet);
+        assert_eq!(refused(&world), number as u64 + 1, "{subject} {}", number);
+    }
+    hear(&mut world, "ipc-pub.app.news", b"something else");
+    hear(
+        &mut world,
+        "ipc-pub.app.news",
+        &Packet::encode(Kind::Publication, STRANGER, 0, &framed(&good)),
+    );
+    assert_eq!(refused(&world), forged.len() as u64 + 2);
+    assert_eq!(world.payloads(client), [] as [Value; 0]);
+    // The good one is taken, once.
+    let packet = Packet::encode(Kind::Publication, STRANGER, 100, &framed(&good));
+    hear(&mut world, "ipc-pub.app.news", &packet);
+    hear(&mut world, "ipc-pub.app.news", &packet);
+    assert_eq!(world.payloads(client), [json!(1)]);
+}
+
+#[test]
+fn another_version_and_the_own_id_are_told_once() {
+    let mut world = World::joined(1, 2);
+    let mut other = Packet::encode(Kind::Presence, STRANGER, 0, &Word::Hello(about(0)).encode());
+    other[2] = 2;
+    let same = Origin { id: [1; 16], incarnation: 5 };
+    let same = Packet::encode(Kind::Presence, same, 0, &Word::Hello(about(0)).encode());
+    for _ in 0..10 {
+        hear(&mut world, "ipc-all", &other);
+        hear(&mut world, "ipc-all", &same);
+    }
+    assert_eq!(refused(&world), 20);
+    let count = |text: &str| world.servers[0].log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((count("version 2"), count("this one's id")), (1, 1));
+    assert_eq!(world.servers[0].machine.stats().peers, 0);
+}
+
+#[test]
+fn two_others_with_one_id_are_one() {
+    let mut world = World::joined(1, 3);
+    for incarnation in [5, 6, 5, 6] {
+        let origin = Origin { incarnation, ..STRANGER };
+        hear(
+            &mut world,
+            "ipc-all",
+            &Packet::encode(Kind::Presence, origin, 0, &Word::Beat(about(0)).encode()),
+        );
+    }
+    assert_eq!((refused(&world), world.servers[0].machine.stats().peers), (2, 1));
+}
+
+#[test]
+fn servers_and_their_channels_are_bounded() {
+    let mut world = World::joined(1, 4);
+    let client = world.client(0, "c");
+    for server in 0..=255_u8 {
+        let origin = Origin { id: [server; 16], incarnation: 5 };
+        hear(
+            &mut world,
+            "ipc-all",
+            &Packet::encode(Kind::Presence, origin, 0, &Word::Beat(about(0)).encode()),
+        );
+    }
+    assert_eq!(world.servers[0].machine.stats().peers, SERVERS_MAX);
+    let origin = Origin { id: [2; 16], incarnation: 5 };
+    let channels: Vec<_> =
+        (0..CHANNELS_MAX + 5).map(|n| ("app".to_owned(), format!("c{n}"))).collect();
+    let word = Word::Part { about: about(1), part: 0, parts: 1, channels };
+    let subject = format!("ipc-srv.{}", "01".repeat(16));
+    hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &word.encode()));
+    assert!(refused(&world) > 0);
+    world.send(client, &message("request", &format!("c{}", CHANNELS_MAX + 4), "1", &json!(1)));
+    assert_eq!(world.payloads(client)[0]["code"], "no_handler");
+    // Parts without an end are no memory without an end.
+    for part in 0..1_000 {
+        let channels = vec![("a".repeat(250), format!("{part}")); 10];
+        let word = Word::Part { about: about(2), part, parts: usize::MAX, channels };
+        hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &word.encode()));
+    }
+}
+
+#[test]
+fn a_tunnel_lets_only_requests_and_their_answers_through() {
+    let mut world = World::joined(1, 5);
+    let worker = world.client(0, "worker");
+    world.send(
+        worker,
+        &message("request", "system", "serve", &json!({"action": "serve", "channel": "work"})),
+    );
+    world.send(worker, &message("subscribe", "news", "s", &json!({})));
+    world.rest();
+    world.take(worker);
+    hear(
+        &mut world,
+        "ipc-all",
+        &Packet::encode(Kind::Presence, STRANGER, 0, &Word::Hello(about(0)).encode()),
+    );
+    let subject = format!("ipc-srv.{}", "01".repeat(16));
+    let say = |world: &mut World, about, to, number, bytes: &[u8]| {
+        let application = "app";
+        let piece =
+            tunnel::Piece { about, application, from: 7, to, number, granted: 1 << 20, bytes };
+        hear(world, &subject, &Packet::encode(Kind::Tunnel, STRANGER, 0, &piece.encode()));
+    };
+    // A tunnel for an application without workers is none.
+    let stray = tunnel::Piece {
+        about: tunnel::About::Open,
+        application: "bank",
+        from: 7,
+        to: 0,
+        number: 0,
+        granted: 0,
+        bytes: &[],
+    };
+    hear(&mut world, &subject, &Packet::encode(Kind::Tunnel, STRANGER, 0, &stray.encode()));
+    assert_eq!(world.servers[0].machine.stats().tunnels, 0);
+    say(&mut world, tunnel::About::Open, 0, 0, &[]);
+    assert_eq!(world.servers[0].machine.stats().tunnels, 1);
+    let before = refused(&world);
+    let stats = json!({"action": "purge_history", "app": "app"});
+    let frames = [
+        message("request", "system", "1", &stats),
+        message("request", "$own", "1", &json!(1)),
+        message("publish", "news", "1", &json!(1)),
+        message("subscribe", "news", "1", &json!({})),
+        message("response", "work", "1", &json!(1)),
+        message("notification", "system", "1", &json!({"action": "serve", "channel": "work"})),
+        json!({"app_id": "bank", "message_id": "1", "channel_id": "work", "message_type": "request",
+               "payload": 1, "timestamp": 0, "reply_to": null}),
+        json!(1),
+    ];
+    for (number, frame) in frames.iter().enumerate() {
+        say(&mut world, tunnel::About::Chunk, 1, number as u64, &framed(frame));
+        assert_eq!(refused(&world), before + 1 + number as u64, "{frame}");
+    }
+    assert_eq!(world.payloads(worker), [] as [Value; 0]);
+    let good = framed(&message("request", "work", "1", &json!("good")));
+    say(&mut world, tunnel::About::Chunk, 1, 8, &good);
+    assert_eq!(world.payloads(worker), [json!("good")]);
+    // A gap breaks it, and so does a frame that is too large.
+    say(&mut world, tunnel::About::Chunk, 1, 10, &good);
+    assert_eq!(world.servers[0].machine.stats().tunnels, 0);
+    say(&mut world, tunnel::About::Open, 0, 0, &[]);
+    say(&mut world, tunnel::About::Chunk, 2, 0, &[0xff; 4]);
+    let stats = world.servers[0].machine.stats();
+    assert_eq!((stats.tunnels, stats.broken_tunnels), (0, 2));
+}
+
+#[test]
+fn no_bytes_panic_and_none_make_a_link() {
+    let mut world = World::joined(1, 6);
+    world.client(0, "c");
+    world.rest();
+    let links = world.servers[0].links.len();
+    let word =
+        Word::Part { about: about(3), part: 0, parts: 2, channels: vec![("a".into(), "b".into())] };
+    let seeds = [
+        Packet::encode(Kind::Presence, STRANGER, 0, &word.encode()),
+        Packet::encode(
+            Kind::Tunnel,
+            STRANGER,
+            0,
+            &[2, 0, 3, b'a', b'p', b'p', 0, 0, 0, 0, 0, 0, 0, 1],
+        ),
+        Packet::encode(
+            Kind::Publication,
+            STRANGER,
+            1,
+            &framed(&message("publish", "n", "1", &json!(1))),
+        ),
+    ];
+    let subjects = ["ipc-all", "ipc-pub.app.n", "ipc-srv.01010101010101010101010101010101"];
+    for round in 0..3_000 {
+        let mut bytes = seeds[round % 3].clone();
+        for _ in 0..world.random(4) {
+            let at = world.random(bytes.len());
+            bytes[at] = world.random(256) as u8;
+        }
+        let length = world.random(bytes.len() * 2);
+        bytes.truncate(length.max(3));
+        hear(&mut world, subjects[round / 3 % 3], &bytes);
+    }
+    assert_eq!(world.servers[0].links.len(), links);
+}
