@@ -114,16 +114,14 @@ impl Broker {
     /// made. It needs no token, counts towards no limit on connections, and has no bound of its own on
     /// channels, subscriptions and services. Its `connection_id` begins with `$link/`, which no other may.
     /// It subscribes with patterns alone, to what no link has published, and counts for nobody as a
-    /// subscriber. Its requests and notifications go to handlers and to workers that are no links, and it
+    /// subscriber; the filter is asked about what it publishes alone. Its requests and notifications go to handlers and to workers that are no links, and it
     /// gets those of clients that it serves when these workers have eight more unanswered requests than it,
     /// or are stuck. It is not announced by hooks and not told of by [`Broker::on_interest`].
     pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
         let core = &mut self.core;
-        if peer == Peer::Link {
-            return Some(accept_link(core));
-        }
-        core.counters.accepted += 1;
-        let admitted = admit(core, peer);
+        let is_link = matches!(peer, Peer::Link);
+        core.counters.accepted += u64::from(!is_link);
+        let admitted = if is_link { Ok(()) } else { admit(core, peer) };
         if let Err(why) = &admitted
             && core.connections.refused() >= REFUSALS_MAX
         {
@@ -563,18 +561,6 @@ fn note_sent(core: &mut Core, key: ConnectionKey) {
     queues::note_sent(core, key);
     conflation::note_sent(core, key);
     replays::note_sent(core, key);
-}
-
-#[cold]
-fn accept_link(core: &mut Core) -> ConnectionKey {
-    let deadline = core.turn.deadline_in(core.limits.handshake_timeout);
-    let connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
-    let key = core.connections.insert_link(connection);
-    if let Some(connection) = core.connections.get_mut(key) {
-        connection.timer = Some(core.timers.arm(deadline, Due::Handshake(key)));
-    }
-    core.budget.tables_bytes += CONNECTION_BYTES;
-    key
 }
 
 /// Returns whether a new connection may stay. Nobody makes room for a user who is not admitted.

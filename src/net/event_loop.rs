@@ -8,14 +8,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::accept::{Accepted, Listeners};
 use super::budget::{Bounded, Budget, Meter, Unbounded};
 use super::clock::Clock;
 use super::inherited::Inherited;
-use super::link_opener::LinkOpener;
+use super::link_opener::{LinkOpener, OpenedLinks};
 use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
@@ -39,8 +38,7 @@ pub(crate) struct EventLoop<S: System> {
     has_more_events: bool,
     listeners: Listeners<S>,
     /// Links that other threads have opened, and no turn has taken yet. They wake the loop.
-    links: Receiver<S::Stream>,
-    open_link: Sender<S::Stream>,
+    links: OpenedLinks<S::Stream>,
     /// The sockets, by the index of the broker's key.
     sockets: Vec<Option<Socket<S::Stream>>>,
     /// Connections that may have bytes to be read or processed, or can be written again.
@@ -95,7 +93,7 @@ impl EventLoop<MioSystem> {
 
     /// Returns what opens links to other servers from any thread.
     pub(crate) fn link_opener(&self) -> LinkOpener {
-        LinkOpener::new(self.open_link.clone(), self.system.waker())
+        LinkOpener::new(&self.links, self.system.waker())
     }
 
     /// Converts a time of the loop. Returns `None` for one beyond the range of `Instant`.
@@ -111,10 +109,8 @@ impl<S: System> EventLoop<S> {
         limits: &TurnLimits,
         spin: Spin,
     ) -> io::Result<Self> {
-        let (open_link, links) = channel();
         Ok(Self {
-            links,
-            open_link,
+            links: OpenedLinks::new(),
             listeners: Listeners::new(listeners, &mut system)?,
             events: Vec::new(),
             has_more_events: false,
@@ -433,8 +429,10 @@ impl<S: System> EventLoop<S> {
     }
 
     fn run_mailbox(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
-        while let Ok(stream) = self.links.try_recv() {
-            self.take_on(broker, stream, Peer::Link);
+        if self.links.are_any() {
+            for stream in self.links.take() {
+                self.take_on(broker, stream, Peer::Link);
+            }
         }
         self.mailbox_due = Self::in_steps(&self.system, broker, meter, Broker::run_mailbox);
     }

@@ -3,15 +3,59 @@
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stream::SocketStream;
+
+/// Links that were opened and that the loop has not taken yet: the loop's side.
+#[derive(Debug)]
+pub(super) struct OpenedLinks<T>(Arc<Opened<T>>);
+
+#[derive(Debug)]
+struct Opened<T> {
+    /// There are some, so that the loop need not look otherwise.
+    are_any: AtomicBool,
+    /// `None` once the loop has ended.
+    streams: Mutex<Option<Vec<T>>>,
+}
+
+impl<T> OpenedLinks<T> {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Opened {
+            are_any: AtomicBool::new(false),
+            streams: Mutex::new(Some(Vec::new())),
+        }))
+    }
+
+    #[inline]
+    pub(super) fn are_any(&self) -> bool {
+        self.0.are_any.load(Ordering::Acquire)
+    }
+
+    #[cold]
+    pub(super) fn take(&self) -> Vec<T> {
+        self.0.are_any.store(false, Ordering::Release);
+        self.0.change(|streams| streams.as_mut().map(std::mem::take)).unwrap_or_default()
+    }
+}
+
+impl<T> Drop for OpenedLinks<T> {
+    fn drop(&mut self) {
+        self.0.change(Option::take);
+    }
+}
+
+impl<T> Opened<T> {
+    fn change<R>(&self, change: impl FnOnce(&mut Option<Vec<T>>) -> R) -> R {
+        change(&mut self.streams.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
 
 /// Opens links from any thread. They are connections with [`Peer::Link`](crate::Peer::Link), which see.
 #[derive(Clone)]
 pub(crate) struct LinkOpener {
-    opened: Sender<SocketStream>,
+    opened: Arc<Opened<SocketStream>>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -23,10 +67,10 @@ impl fmt::Debug for LinkOpener {
 
 impl LinkOpener {
     pub(super) fn new(
-        opened: Sender<SocketStream>,
+        opened: &OpenedLinks<SocketStream>,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { opened, wake: Arc::new(wake) }
+        Self { opened: opened.0.clone(), wake: Arc::new(wake) }
     }
 
     /// Opens a link, and returns its other end, which speaks as a client does: first a connect, whose
@@ -38,7 +82,13 @@ impl LinkOpener {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let stream = SocketStream::unix(mio::net::UnixStream::from_std(ours));
-        self.opened.send(stream).map_err(|_| io::Error::from(io::ErrorKind::NotConnected))?;
+        let is_open = self
+            .opened
+            .change(|streams| streams.as_mut().map(|streams| streams.push(stream)).is_some());
+        if !is_open {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        self.opened.are_any.store(true, Ordering::Release);
         (self.wake)();
         Ok(theirs)
     }

@@ -12,6 +12,7 @@ use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
 use crate::broker::state::events::{Action, ConnectionEvent};
 use crate::broker::state::keys::ConnectionKey;
+use crate::broker::state::peer::PackedPeer;
 use crate::broker::state::refusal::{self, Refusal};
 use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
@@ -281,7 +282,7 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     for channel in session.created {
         core.router.release(channel);
     }
-    if core.connections.is_link(key) {
+    if matches!(peer, PackedPeer::Link) {
         if let Some(application) = core.router.applications.get_mut(session.application) {
             application.links -= 1;
         }

@@ -17,7 +17,8 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
         return false;
     };
     let Some(first) = service.kept.first() else { return false };
-    if service.links > 0 && goes_round(core, first, worker) {
+    let links = service.links;
+    if links > 0 && goes_round(core, first, worker) {
         return false;
     }
     let has_room = service.worker(worker).is_some_and(ServiceWorker::has_room);
@@ -43,6 +44,9 @@ pub(crate) fn first(core: &mut Core, channel: ChannelKey, worker: ConnectionKey)
         queues::push(core, worker, &OutFrame::shared(frame));
     }
     queues::note_fewer_kept(core, channel);
+    if links > 0 {
+        kept::invite_links(core, channel);
+    }
     true
 }
 
@@ -108,10 +112,7 @@ pub(crate) fn give_up_for_links(core: &mut Core, channel: ChannelKey) {
     for request in of_links.collect::<Vec<_>>() {
         requests::fail(core, request, &refusal::workers_left(), None);
     }
-    let Some(found) = core.router.channels.get(channel) else { return };
-    for link in found.service.workers.clone() {
-        kept::invite(core, link.key, channel);
-    }
+    kept::invite_links(core, channel);
 }
 
 /// Answers all requests that are kept for a channel whose last worker has left.

@@ -28,22 +28,33 @@ pub(crate) fn install(core: &mut Core, listener: Listener, hook: InterestHook) {
 }
 
 /// Tells whether an application is wanted, if that has changed.
-#[cold]
+#[inline]
 pub(crate) fn note_application(core: &mut Core, key: ApplicationKey) {
+    if core.interests.has_hook() {
+        look_at_application(core, key);
+    }
+}
+
+#[cold]
+fn look_at_application(core: &mut Core, key: ApplicationKey) {
     let Some(application) = core.router.applications.get_mut(key) else { return };
     let is_wanted = application.is_wanted();
-    if core.interests.has_hook() && application.is_told != is_wanted {
+    if application.is_told != is_wanted {
         application.is_told = is_wanted;
         tell(core, key, InterestIn::Application, is_wanted);
     }
 }
 
 /// Tells whether a channel has subscribers, if that has changed.
-#[cold]
+#[inline]
 pub(crate) fn note_subscribers(core: &mut Core, key: ChannelKey) {
-    if !core.interests.has_hook() {
-        return;
+    if core.interests.has_hook() {
+        look_at_subscribers(core, key);
     }
+}
+
+#[cold]
+fn look_at_subscribers(core: &mut Core, key: ChannelKey) {
     let Some(channel) = core.router.channels.get(key) else { return };
     let is_wanted = has_subscribers(core, key, channel);
     let Some(channel) = core.router.channels.get_mut(key) else { return };
@@ -68,11 +79,18 @@ pub(crate) fn has_subscribers(core: &Core, key: ChannelKey, channel: &Channel) -
 }
 
 /// Tells whether a channel is served, if that has changed.
-#[cold]
+#[inline]
 pub(crate) fn note_workers(core: &mut Core, key: ChannelKey) {
+    if core.interests.has_hook() {
+        look_at_workers(core, key);
+    }
+}
+
+#[cold]
+fn look_at_workers(core: &mut Core, key: ChannelKey) {
     let Some(channel) = core.router.channels.get_mut(key) else { return };
     let is_wanted = channel.is_served();
-    if core.interests.has_hook() && channel.told.workers != is_wanted {
+    if channel.told.workers != is_wanted {
         channel.told.workers = is_wanted;
         let (application, id) = (channel.application, channel.id.clone());
         tell(core, application, InterestIn::Workers(&id), is_wanted);
@@ -80,11 +98,18 @@ pub(crate) fn note_workers(core: &mut Core, key: ChannelKey) {
 }
 
 /// Tells whether a pattern has subscribers, if that has changed.
-#[cold]
+#[inline]
 pub(crate) fn note_pattern(core: &mut Core, key: NodeKey) {
+    if core.interests.has_hook() {
+        look_at_pattern(core, key);
+    }
+}
+
+#[cold]
+fn look_at_pattern(core: &mut Core, key: NodeKey) {
     let Some(node) = core.router.patterns.nodes.get_mut(key) else { return };
     let (is_wanted, application) = (node.subscribers() > 0, node.application);
-    if core.interests.has_hook() && node.is_told != is_wanted {
+    if node.is_told != is_wanted {
         node.is_told = is_wanted;
         let pattern = core.router.patterns.text(key);
         tell(core, application, InterestIn::Pattern(&pattern), is_wanted);

@@ -28,6 +28,16 @@ pub(crate) fn invite(core: &mut Core, worker: ConnectionKey, channel: ChannelKey
     }
 }
 
+/// Lets the links among the workers of a channel take requests that are kept, because the first one is
+/// another now: it may be one that they may take, as one of another link is not.
+#[cold]
+pub(crate) fn invite_links(core: &mut Core, channel: ChannelKey) {
+    let Some(found) = core.router.channels.get(channel) else { return };
+    for worker in found.service.workers.clone().into_iter().filter(|worker| worker.is_link) {
+        invite(core, worker.key, channel);
+    }
+}
+
 /// Lets a connection whose queue has room again be told in its next turn what it is owed as a worker,
 /// and the workers of its streams of the credit that it gave.
 pub(crate) fn invite_owed(core: &mut Core, key: ConnectionKey) {

@@ -322,6 +322,7 @@ fn end_unanswered(
         Answerer::Kept(_) => {
             branches::note(Branch::KeptEnded);
             queues::note_fewer_kept(core, request.channel);
+            kept::invite_links(core, request.channel);
         }
         Answerer::Thread => {}
     }

@@ -195,33 +195,41 @@ fn publish(
     let (mut subscribers, needs_a_look) = target.map_or((0, false), |channel| {
         (channel.subscribers.len(), channel.congested > 0 || channel.is_topical)
     });
-    let mut way = if is_alone { Way::Alone } else { Way::InRun };
+    let mut goes_apart = is_alone;
     if needs_a_look {
-        (subscribers, way) = look_at(core, from, channel, is_alone, body)?;
+        (subscribers, goes_apart) = look_at(core, from, channel, is_alone, body)?;
     }
     charge(core, from, subscribers, body)?;
     if handlers.filter(core, parts)? == Verdict::Drop {
         return Ok(());
     }
-    match way {
-        Way::InRun => run.publish(core, channel, body),
-        Way::Alone => deliver_alone(core, channel, parts, body),
-        Way::InRunOfLink => {
-            core.router.patterns.run_is_of_link = true;
-            run.publish(core, channel, body);
-        }
+    if goes_apart {
+        deliver_apart(core, channel, parts, body, run, is_alone);
+    } else {
+        run.publish(core, channel, body);
     }
     Ok(())
 }
 
-/// The way in which a publication reaches its subscribers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Together with those that follow it.
-    InRun,
-    Alone,
-    /// Together with those that follow it, but not to links, because its publisher is one.
-    InRunOfLink,
+/// Delivers a publication by itself, or in a run that reaches no link, because its publisher is one.
+#[cold]
+#[inline(never)]
+fn deliver_apart(
+    core: &mut Core,
+    channel: ChannelKey,
+    parts: Parts<'_>,
+    body: &[u8],
+    run: &mut Run<'_>,
+    is_alone: bool,
+) {
+    let extent = audience::extent(&core.router, channel);
+    let may_join = !is_alone && extent.is_some_and(|extent| !extent.is_one_by_one);
+    if may_join && core.connections.is_link(parts.from) {
+        core.router.patterns.run_is_of_link = true;
+        run.publish(core, channel, body);
+    } else {
+        deliver_alone(core, channel, parts, body);
+    }
 }
 
 #[cold]
@@ -305,7 +313,7 @@ fn charge(
 }
 
 /// Counts those who hear a publication on a channel that is congested or topical, and returns whether
-/// which way it takes. If one of them reads too slowly, its publisher waits.
+/// it is delivered apart from those of others. If one of them reads too slowly, its publisher waits.
 #[inline]
 fn look_at(
     core: &mut Core,
@@ -313,7 +321,7 @@ fn look_at(
     channel: ChannelKey,
     is_alone: bool,
     body: &[u8],
-) -> Result<(usize, Way), Stop> {
+) -> Result<(usize, bool), Stop> {
     keeping::check_size(core, channel, body)?;
     let known = audience::extent(&core.router, channel);
     let found = match known.map_or_else(|| audience::measure(core, channel), Ok) {
@@ -323,14 +331,8 @@ fn look_at(
             return Err(Stop::Held);
         }
     };
-    let way = if is_alone || found.is_one_by_one {
-        Way::Alone
-    } else if core.connections.is_link(from) {
-        Way::InRunOfLink
-    } else {
-        Way::InRun
-    };
-    Ok((found.subscribers, way))
+    let goes_apart = is_alone || found.is_one_by_one || core.connections.is_link(from);
+    Ok((found.subscribers, goes_apart))
 }
 
 /// A publication to a channel that does not exist, and so has no subscribers.

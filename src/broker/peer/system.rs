@@ -48,7 +48,11 @@ pub(crate) fn connect(
     }
     let id: Arc<str> = id.into();
     let key = core.router.find_or_create_application(&app_id, core.turn.now.unix);
-    open(core, from, key, &id);
+    if is_link {
+        open_link(core, from, key, &id);
+    } else {
+        open(core, from, key, &id);
+    }
     if let Some(connection) = core.connections.get_mut(from) {
         // What other servers send to a link may be in any form.
         connection.extensions =
@@ -74,9 +78,6 @@ pub(crate) fn connect(
 }
 
 fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
-    if core.connections.is_link(from) {
-        return open_link(core, from, key, id);
-    }
     let Some(application) = core.router.applications.get_mut(key) else { return };
     application.last_activity = core.turn.now.unix;
     let app_id = application.id.clone();

@@ -224,20 +224,18 @@ impl Connections {
         }
     }
 
-    /// Inserts a connection that has not begun its handshake.
+    /// Inserts a connection that has not begun its handshake. A link is not among those that are closed
+    /// in their handshake to make room.
     #[inline]
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionKey {
+        let is_link = connection.is_link();
         let key = self.table.insert(connection);
-        self.newcomers.push_back(key, ());
+        if is_link {
+            self.links += 1;
+        } else {
+            self.newcomers.push_back(key, ());
+        }
         key
-    }
-
-    /// Inserts a link. It is not among those that are closed in their handshake to make room.
-    #[cold]
-    pub(crate) fn insert_link(&mut self, mut connection: Connection) -> ConnectionKey {
-        connection.peer = PackedPeer::Link;
-        self.links += 1;
-        self.table.insert(connection)
     }
 
     #[inline]

@@ -146,6 +146,9 @@ fn what_the_process_itself_has_is_told() {
     told.expect(&[]);
     world.hang_up(worker);
     told.expect(&["-app serves price"]);
+    world.broker.application("app", "A").channel("gone").on_request(|it| it.reply(&1));
+    world.broker.context().remove_channel("app", "gone");
+    told.expect(&["+app serves gone", "-app serves gone"]);
     let subscriber = world.connected("app", "s");
     world.broker.context().subscribe(subscriber, "news");
     told.expect(&["+app hears news"]);

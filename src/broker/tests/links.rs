@@ -45,7 +45,7 @@ fn a_link_needs_no_token_and_counts_towards_no_limit() {
         channels_per_connection_max: 1,
         subscriptions_per_connection_max: 1,
         services_per_connection_max: 1,
-        idle_timeout: Some(Duration::from_secs(1)),
+        idle_timeout: Some(Duration::from_secs(3)),
         ..Limits::default()
     });
     let access = Access::default().token(crate::Token::new("secret")).uids(vec![7u32]);
@@ -59,6 +59,9 @@ fn a_link_needs_no_token_and_counts_towards_no_limit() {
             assert_eq!(payloads(&world.take(link)), [json!({"status": "subscribed"})]);
         }
     }
+    let limits = world.broker.limits().clone().idle_timeout(Duration::from_secs(1));
+    let access = Access::default().token(crate::Token::new("secret"));
+    world.broker.reconfigure(limits, access);
     // Links that have not said anything yet are not evicted for others either.
     let newest = world.broker.accept_from(Peer::Link).unwrap();
     world.pass(Duration::from_secs(2));
@@ -211,6 +214,9 @@ fn a_link_gets_publications_as_they_were_sent() {
 #[test]
 fn a_link_subscribes_with_patterns_alone_and_no_filter_is_asked() {
     let mut world = World::new(Limits::default());
+    let own = link(&mut world, "app");
+    world.subscribe(own, "app", "news");
+    world.expect_error(own, "forbidden", "s");
     world.broker.filter(|delivery| {
         let message = delivery.message();
         let is_publication = message.message_type() == crate::MessageType::Publish;
@@ -218,8 +224,6 @@ fn a_link_subscribes_with_patterns_alone_and_no_filter_is_asked() {
     });
     let bus = bus(&mut world);
     assert_eq!(payloads(&world.take(bus)), [] as [Value; 0]);
-    world.subscribe(bus, "app", "news");
-    world.expect_error(bus, "forbidden", "s");
     assert!(!world.broker.context().subscribe(bus, "news"));
     let client = world.connected("app", "1");
     publish(&mut world, client, "news", &json!(1));
@@ -295,6 +299,42 @@ fn what_waits_for_a_worker_and_comes_from_a_link_is_never_handed_to_one() {
     let lost: Vec<_> = world.take(one).iter().map(|it| it["payload"]["code"].clone()).collect();
     assert_eq!(lost.len(), 2, "{lost:?}");
     assert!(world.take(two).is_empty());
+}
+
+/// Links that read too slowly get what a client asks once they read on, also from behind what a link asks.
+#[test]
+fn what_clients_ask_goes_to_a_link_from_behind_what_a_link_asks() {
+    let limits = Limits { queue_high_water_bytes: 1_000, ..Limits::default() };
+    let mut world = World::new(limits);
+    let [one, two] = [link(&mut world, "app"), link(&mut world, "app")];
+    let worker = world.connected("app", "worker");
+    let serve = json!({"action": "serve", "channel": "work", "concurrency": 1});
+    world.send(worker, &message("app", "request", "system", "serve", &serve));
+    link_serves(&mut world, two, "work");
+    world.stalled.push(two);
+    world.broker.context().send_to_connection(two, &note("x".repeat(2_000))).unwrap();
+    for id in ["1", "2", "3"] {
+        world.request(one, id, &json!(id));
+    }
+    let client = world.connected("app", "client");
+    world.request(client, "4", &json!("4"));
+    let tasks = world.take(worker);
+    assert_eq!(payloads(&tasks[1..]), [json!("1")]);
+    world.stalled.clear();
+    world.relieve(two);
+    world.act();
+    assert_eq!(world.take(two).len(), 1, "the first that waits is of a link");
+    // The ones of the link end, one by its worker and one by the link.
+    world.answer(worker, &tasks[1], &json!("done"));
+    assert_eq!(payloads(&world.take(worker)), [json!("2")]);
+    let cancel = json!({"action": "cancel", "message_id": "3"});
+    world.send(one, &message("app", "notification", "system", "c", &cancel));
+    assert_eq!(payloads(&world.take(two)), [json!("4")]);
+}
+
+fn note(text: String) -> Message {
+    let payload = crate::Json::from_serialize(&text).unwrap();
+    Message::new(crate::MessageType::Notification, "app", "work", payload)
 }
 
 #[test]
