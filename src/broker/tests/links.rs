@@ -312,7 +312,7 @@ fn what_clients_ask_goes_to_a_link_from_behind_what_a_link_asks() {
     world.send(worker, &message("app", "request", "system", "serve", &serve));
     link_serves(&mut world, two, "work");
     world.stalled.push(two);
-    world.broker.context().send_to_connection(two, &note("x".repeat(2_000))).unwrap();
+    world.broker.context().send_to_connection(two, &note(&"x".repeat(2_000))).unwrap();
     for id in ["1", "2", "3"] {
         world.request(one, id, &json!(id));
     }
@@ -332,8 +332,8 @@ fn what_clients_ask_goes_to_a_link_from_behind_what_a_link_asks() {
     assert_eq!(payloads(&world.take(two)), [json!("4")]);
 }
 
-fn note(text: String) -> Message {
-    let payload = crate::Json::from_serialize(&text).unwrap();
+fn note(text: &str) -> Message {
+    let payload = crate::Json::from_serialize(text).unwrap();
     Message::new(crate::MessageType::Notification, "app", "work", payload)
 }
 
