@@ -114,9 +114,10 @@ impl Broker {
     /// made. It needs no token, counts towards no limit on connections, and has no bound of its own on
     /// channels, subscriptions and services. Its `connection_id` begins with `$link/`, which no other may.
     /// It subscribes with patterns alone, to what no link has published, and counts for nobody as a
-    /// subscriber; the filter is asked about what it publishes alone. Its requests and notifications go to handlers and to workers that are no links, and it
-    /// gets those of clients that it serves when these workers have eight more unanswered requests than it,
-    /// or are stuck. It is not announced by hooks and not told of by [`Broker::on_interest`].
+    /// subscriber; the filter is asked about what it publishes alone. Its requests and notifications go to
+    /// handlers and to workers that are no links, and it gets those of clients that it serves when these
+    /// workers have eight more unanswered requests than it, or are stuck. It is not announced by hooks and
+    /// not told of by [`Broker::on_interest`].
     pub fn accept_from(&mut self, peer: Peer) -> Option<ConnectionKey> {
         let core = &mut self.core;
         let is_link = matches!(peer, Peer::Link);
