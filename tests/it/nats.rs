@@ -1,9 +1,12 @@
 //! Several servers over NATS, each with real NATS servers.
 
+mod calls;
+mod foreign;
 mod nats_server;
 mod publications;
 mod requests;
 mod settings;
+mod topology;
 mod trouble;
 
 use std::time::Duration;

@@ -70,3 +70,71 @@ fn a_server_that_drains_takes_no_more_and_answers_what_it_has() {
     there.terminate();
     assert_eq!(refused(&mut asks, "echo"), "no_handler");
 }
+
+/// Each publication of a client is confirmed by NATS or counted as lost, and nobody hears one twice or out of order.
+#[test]
+fn what_is_lost_is_counted_and_nothing_is_doubled() {
+    let mut nats = NatsServer::start();
+    let (here, there) = (joined(&nats), joined(&nats));
+    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut publishes = here.connected("app", "publishes");
+    until_heard(&mut publishes, "news", &hears);
+    publishes.fence();
+    let counted = |stats: &ipc_framework::Stats| {
+        let nats = stats.nats.as_ref().expect("it joins others");
+        assert!(nats.published + nats.lost <= stats.counters.publications, "{stats:?}");
+        nats.published + nats.lost
+    };
+    // The first trials may have come before the application had joined.
+    let first = here.stats();
+    let mut publishing = here.connected("app", "in the middle of it");
+    let many = std::thread::spawn(move || {
+        for number in 0..20_000 {
+            publishing.send("publish", "news", json!(number));
+        }
+        publishing.fence();
+    });
+    for _ in 0..3 {
+        nats.kill();
+        nats.restart();
+        until_heard(&mut publishes, "news", &hears);
+    }
+    many.join().unwrap();
+    publishes.send("publish", "news", json!("end"));
+    publishes.fence();
+    let all = here.stats().counters.publications - first.counters.publications;
+    here.wait_until("all publications confirmed or lost", |stats| {
+        counted(stats) - counted(&first) >= all
+    });
+    let mut last = -1;
+    loop {
+        let heard = next_heard(&mut hears);
+        if heard == "end" {
+            break;
+        }
+        let number = heard.as_i64().unwrap();
+        assert!(number > last, "{number} after {last}");
+        last = number;
+    }
+}
+
+/// A NATS server that answers nothing is left, and comes back.
+#[test]
+fn a_nats_server_that_stands_still_harms_no_local_traffic() {
+    let nats = NatsServer::start();
+    let (here, there) = (joined(&nats), joined(&nats));
+    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut local = here.connected("app", "local").subscribed("news");
+    let mut publishes = here.connected("app", "publishes");
+    until_heard(&mut publishes, "news", &hears);
+    nats.signal("STOP");
+    let text = "x".repeat(10_000);
+    for number in 0..2_000 {
+        publishes.send("publish", "news", json!([number, text]));
+        assert_eq!(next_heard(&mut local)[0], number);
+    }
+    nats.signal("CONT");
+    until_heard(&mut publishes, "news", &hears);
+    publishes.send("publish", "news", json!("end"));
+    while next_heard(&mut hears) != "end" {}
+}
