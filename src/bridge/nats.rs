@@ -362,9 +362,9 @@ impl Driver {
                 }
             }
             Woken::Link(incoming) => {
-                self.tell_incoming(incoming);
+                self.tell_incoming(&incoming);
                 while let Some(incoming) = self.links.try_next() {
-                    self.tell_incoming(incoming);
+                    self.tell_incoming(&incoming);
                 }
             }
             Woken::Batch => self.tell_batch(),
@@ -382,8 +382,8 @@ impl Driver {
         }
     }
 
-    fn tell_incoming(&mut self, incoming: Incoming) {
-        self.machine.local(match &incoming {
+    fn tell_incoming(&mut self, incoming: &Incoming) {
+        self.machine.local(match incoming {
             Incoming::Bytes(link, bytes) => LocalEvent::LinkBytes { link: *link, bytes },
             Incoming::Took(link, bytes) => LocalEvent::LinkTook { link: *link, bytes: *bytes },
             Incoming::Closed(link) => LocalEvent::LinkClosed(*link),
