@@ -5,14 +5,15 @@ use crate::Error;
 use crate::bridge::{Bridge, NatsOptions};
 
 impl Server {
-    /// Joins the servers that use the same NATS servers and the same prefix, so that their clients reach one another:
-    /// subscribers hear what is published at any of the servers, and requests go to workers of another server where this
-    /// one has none that has room.
+    /// Joins the servers that use the same NATS servers and the same prefix, so that their clients
+    /// reach one another: subscribers hear what is published at any of the servers, and requests go
+    /// to workers of another server where this one has none that has room.
     ///
-    /// It returns at once, and NATS need not be there yet. Whatever happens to NATS, the server's own clients are served as
-    /// without it: publications for other servers are lost and counted, and requests that another server was to answer
-    /// fail with `worker_lost`. A thread of its own speaks with NATS until the server ends; it is told of the server's
-    /// drain, so that the others send nothing more.
+    /// It returns at once, and NATS need not be there yet. Whatever happens to NATS, the server's own
+    /// clients are served as without it: publications for other servers are lost and counted, and
+    /// requests that another server was to answer fail with `worker_lost`. A thread of its own speaks
+    /// with NATS until the server ends; it is told of the server's drain, so that the others send
+    /// nothing more.
     ///
     /// # Errors
     /// - [`Error::Config`], [`Error::File`]: the first of [`NatsOptions::problems`], or the server has joined already.

@@ -1,5 +1,7 @@
 //! A cluster of NATS servers, and a leaf.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use ipc_framework::NatsOptions;
 use serde_json::json;
 
@@ -9,9 +11,12 @@ use crate::support::{TestServer, reserved_port};
 
 /// Checks that clients of both reach each other.
 fn reach_each_other(one: &TestServer, other: &TestServer) {
+    // Each round has a channel of its own, so that the worker of an earlier one is none of this.
+    static ROUND: AtomicU32 = AtomicU32::new(0);
     for (here, there) in [(one, other), (other, one)] {
+        let work = format!("work-{}", ROUND.fetch_add(1, Ordering::Relaxed));
         let mut hears = there.connected("app", "hears").subscribed("news");
-        let mut worker = there.connected("app", "worker").serving("work");
+        let mut worker = there.connected("app", "worker").serving(&work);
         let answering = std::thread::spawn(move || {
             let task = worker.receive();
             worker.answer(&task, "done");
@@ -24,7 +29,7 @@ fn reach_each_other(one: &TestServer, other: &TestServer) {
         for number in 0..20 {
             assert_eq!(next_heard(&mut hears), json!(number));
         }
-        assert_eq!(until_served(&mut publishes, "work", &json!(1)), "done");
+        assert_eq!(until_served(&mut publishes, &work, &json!(1)), "done");
         answering.join().unwrap();
     }
 }
