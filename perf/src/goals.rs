@@ -74,6 +74,8 @@ const TENSOR: &str = "a tensor of 602,112 bytes from Node to a handler in Python
 const ATTACHED_PYTHON: &str = "1 MB of bytes in Python";
 const PATTERNS: &str = "a channel that 10 of 10,000 patterns match, 100 in flight";
 const HISTORY: &str = "100 clients that read a history of 1,000 messages at once";
+const BRIDGE: &str = "from one server over NATS to another one";
+const APART: &str = "with NATS, a channel that is not shared";
 const STEADY: &str = "steady state";
 
 const fn ratio(
@@ -231,6 +233,16 @@ const GOALS: &[Goal] = {
             history("ipc-live"), AtLeast(0.8)),
         ratio(HISTORY, "p99 of another client to that beside live fan-out", P99Us,
             history("ipc-kept"), history("ipc-live"), AtMost(3.0)),
+        ratio(BRIDGE, "a request's p50 to that of two clients of NATS", P50Us,
+            Of("bridge-requests", "ipc"), Of("bridge-requests", "nats"), AtMost(2.5)),
+        ratio(BRIDGE, "deliveries to 100 subscribers, to those of NATS", PerSecond,
+            Of("bridge-fan-out", "ipc"), Of("bridge-fan-out", "nats"), AtLeast(0.9)),
+        ratio(APART, "a request's p50 to a server without", P50Us,
+            Of("bridge-local-requests", "ipc-nats"), Of("bridge-local-requests", "ipc"),
+            AtMost(1.02)),
+        ratio(APART, "a publication's p50 to a server without", P50Us,
+            Of("bridge-local-publications", "ipc-nats"), Of("bridge-local-publications", "ipc"),
+            AtMost(1.02)),
         value(STEADY, "polls per request, 1 client", PollsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "reads per request, 1 client", ReadsPerRequest, CALLS_ONE, ONE_CALL),
         value(STEADY, "writes per request, 1 client", WritesPerRequest, CALLS_ONE, ONE_CALL),

@@ -90,7 +90,7 @@ fn load(
         }
         Load::Fanout { subscribers, window } => {
             let subscriber = |index| {
-                let endpoint = subscriber_endpoint(entrant.peer, &server.endpoint);
+                let endpoint = subscriber_endpoint(entrant.peer, server.far());
                 connect(&endpoint, wire, Role::Subscriber, index)
             };
             let receivers = (1..=subscribers).map(subscriber).collect::<Result<_, _>>()?;
@@ -99,7 +99,7 @@ fn load(
             let has_patterns = entrant.subscribers == Subscribers::Patterns;
             let holders = (0..if has_patterns { PATTERN_HOLDERS } else { 0 }).map(holder);
             let holders = holders.collect::<Result<Vec<_>, _>>()?;
-            thread::sleep(SUBSCRIBED);
+            thread::sleep(SUBSCRIBED + entrant.peer.settling());
             let publisher = connect(&server.endpoint, wire, Role::Sender, 0)?;
             let outcome = fanout(publisher, receivers, wire, wait, window, phases)?;
             drop(holders);
@@ -109,10 +109,10 @@ fn load(
             return read_history(scenario, entrant, subscribers, server, phases);
         }
         Load::Forwarded => {
-            let wire = Ipc::forwarded(scenario.payload_bytes);
-            let mut worker = connect(&server.endpoint, &wire, Role::Worker, 1)?;
-            let mut client = connect(&server.endpoint, &wire, Role::Sender, 0)?;
-            forwarded(&mut client, &mut worker, &wire, phases)?
+            let mut worker = connect(server.far(), wire, Role::Worker, 1)?;
+            thread::sleep(entrant.peer.settling());
+            let mut client = connect(&server.endpoint, wire, Role::Sender, 0)?;
+            forwarded(&mut client, &mut worker, wire, phases)?
         }
         Load::Client(work) => {
             let figures = client(peers, work, entrant, &server.endpoint, settings)?;

@@ -63,7 +63,7 @@ impl Entrant {
 
     /// Returns the programs that it needs.
     pub(crate) fn programs(&self) -> impl Iterator<Item = Program> {
-        self.peer.program().into_iter().chain(self.client)
+        self.peer.programs().iter().copied().chain(self.client)
     }
 }
 
@@ -94,6 +94,9 @@ impl Scenario {
 
     /// Returns the protocol in which the generator speaks with a peer.
     pub(crate) fn wire(&self, entrant: &Entrant) -> Box<dyn Wire> {
+        if self.load == Load::Forwarded {
+            return entrant.peer.forwarded_wire(self.payload_bytes);
+        }
         let wire = if self.is_attached { Peer::attached_wire } else { Peer::wire };
         wire(entrant.peer, self.work(entrant), self.payload_bytes)
     }
@@ -152,8 +155,8 @@ const MEGABYTE: usize = 1 << 20;
 const ONE_CLOSED: Load = Load::Closed { clients: 1, window: 1 };
 const HUNDRED_CLOSED: Load = Load::Closed { clients: 100, window: 1 };
 /// The names of several scenarios: those that measure the clients, those of streams, those of
-/// attachments, and those of patterns and histories.
-const GROUPS: [&str; 4] = ["clients", "streams", "binary", "topics"];
+/// attachments, those of patterns and histories, and those of several servers.
+const GROUPS: [&str; 5] = ["clients", "streams", "binary", "topics", "bridge"];
 /// Idle connections, and channels, of the scenario with many.
 pub(crate) const IDLE: usize = 10_000;
 /// Connections that hold the patterns, nearly 10,000, of which none matches.
@@ -203,6 +206,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     all.extend(streams());
     all.extend(binary());
     all.extend(topics());
+    all.extend(bridge());
     all.extend(beside_the_goals());
     all
 }
@@ -514,6 +518,38 @@ fn topics() -> Vec<Scenario> {
             "A history of 1,000 messages that 100 clients read at once; latencies of another client",
             Load::History { subscribers: 100 },
             &[Entrant { name: "ipc-kept", subscribers: Subscribers::Kept, ..live }, live],
+        ),
+    ]
+}
+
+/// Returns the scenarios of servers that NATS joins.
+fn bridge() -> Vec<Scenario> {
+    let (bridged, apart) = (tcp("ipc", Peer::Bridged), tcp("ipc-nats", Peer::Apart));
+    let fanout = |subscribers, window| Load::Fanout { subscribers, window };
+    vec![
+        Scenario::new(
+            "bridge-requests",
+            "Requests of 1 client at one server that a worker at another one answers",
+            Load::Forwarded,
+            &[bridged, NATS, IPC],
+        ),
+        Scenario::new(
+            "bridge-fan-out",
+            "Publications at one server to 100 subscribers of another one, 100 in flight",
+            fanout(100, 100),
+            &[bridged, NATS, IPC],
+        ),
+        Scenario::new(
+            "bridge-local-requests",
+            "Requests beside NATS, on a channel that is not shared",
+            Load::OneClient,
+            &[apart, IPC],
+        ),
+        Scenario::new(
+            "bridge-local-publications",
+            "Publications to 1 subscriber beside NATS, on a channel that is not shared",
+            fanout(1, 1),
+            &[apart, IPC],
         ),
     ]
 }

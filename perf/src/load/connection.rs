@@ -7,7 +7,7 @@ use socket2::Socket;
 
 use crate::endpoint::Endpoint;
 use crate::poller::SILENCE_MAX;
-use crate::wire::{Exchange, Id, Ipc, Role, Scan, Template, Wire};
+use crate::wire::{Exchange, Id, Role, Scan, Template, Wire};
 
 /// A connection that has completed its handshake.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl Connection {
     }
 
     /// Answers the next whole request in the received bytes. Returns whether there was one.
-    pub(super) fn answer_as_worker(&mut self, wire: &Ipc) -> Result<bool, String> {
+    pub(super) fn answer_as_worker(&mut self, wire: &dyn Wire) -> Result<bool, String> {
         let Some((bytes, answer)) = wire.answer(&self.inbox[self.taken..self.filled])? else {
             return Ok(false);
         };

@@ -3,7 +3,7 @@
 use super::connection::{Connection, Received, mixed_up};
 use super::recorder::{Outcome, Phases, Recorder};
 use crate::poller::{SILENCE_MAX, Wait};
-use crate::wire::{self, Id, Ipc, Wire};
+use crate::wire::{self, Id, Wire};
 
 /// Sends requests one after the other, each when the last one is answered. A blocking client sleeps
 /// in `read`.
@@ -24,7 +24,7 @@ pub(crate) fn one_client(
 pub(crate) fn forwarded(
     client: &mut Connection,
     worker: &mut Connection,
-    wire: &Ipc,
+    wire: &dyn Wire,
     phases: Phases,
 ) -> Result<Outcome, String> {
     let room = wire.message(0).bytes().len();

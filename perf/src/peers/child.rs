@@ -20,6 +20,10 @@ pub(crate) struct Server {
     /// The address that it listens on.
     pub(crate) endpoint: Endpoint,
     log: PathBuf,
+    /// Another server that is joined to it, to which workers and subscribers connect.
+    pub(super) far: Option<Box<Server>>,
+    /// What it needs, and ends behind it.
+    pub(super) broker: Option<Box<Server>>,
     /// Standard output, which is kept open, because a server may fail when it is closed.
     output: Option<BufReader<ChildStdout>>,
 }
@@ -60,6 +64,8 @@ impl Server {
             endpoint: Endpoint::Unix(PathBuf::new()),
             log: log.to_owned(),
             output: None,
+            far: None,
+            broker: None,
         };
         let found = match (signal, output) {
             (Signal::Line, Some(mut output)) => {
@@ -75,6 +81,11 @@ impl Server {
             words => format!("{name} does not listen; it said: {words}"),
         })?;
         Ok(server)
+    }
+
+    /// Returns the address for workers and subscribers.
+    pub(crate) fn far(&self) -> &Endpoint {
+        self.far.as_ref().map_or(&self.endpoint, |far| &far.endpoint)
     }
 
     pub(crate) fn pid(&self) -> Pid {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -28,6 +29,10 @@ pub(crate) enum Peer {
     Ipc(&'static [&'static str]),
     /// The same, with a history of its channel `kept`.
     IpcWithHistory,
+    /// Two of them that a server of NATS joins. Senders are at one, workers and subscribers at the other.
+    Bridged,
+    /// One of them that shares other channels over NATS.
+    Apart,
     Bare(BareKind),
     Redis,
     Nats,
@@ -50,6 +55,8 @@ pub(crate) enum Socket {
 /// A program that a peer or a measurement needs.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Program {
+    /// This server with the feature `nats`.
+    Ipc,
     Redis,
     Nats,
     Strace,
@@ -86,6 +93,10 @@ pub(crate) struct Peers {
 const HISTORY_SETTINGS: &str =
     "[[history]]\napp = \"bench\"\nchannel = \"kept\"\nmessages = 1000\n";
 const HISTORY: &str = "history.toml";
+/// The channels that [`Peer::Apart`] shares.
+const SHARED: &str = "shared.>";
+/// The time after which servers know one another, and what each of them has.
+const SETTLED: Duration = Duration::from_secs(1);
 /// The number of connections that a server must accept.
 const CONNECTIONS_MAX: &str = "12000";
 
@@ -105,7 +116,7 @@ impl Peers {
             path
         } else {
             eprintln!("building the server …");
-            build(root, target)?
+            build(root, target, "cli")?
         };
         let help = Command::new(&ipc).args(["serve", "--help"]).output();
         let help = help.map_err(|error| format!("cannot start {}: {error}", ipc.display()))?;
@@ -167,8 +178,10 @@ impl Peers {
     fn command(&self, peer: Peer, work: Work, unix: Option<&Path>) -> Result<Launch, String> {
         let mut signal = Signal::Line;
         let command = match peer {
-            Peer::Ipc(_) | Peer::IpcWithHistory => {
-                let mut command = Command::new(&self.ipc);
+            Peer::Ipc(_) | Peer::IpcWithHistory | Peer::Bridged | Peer::Apart => {
+                let is_joined = matches!(peer, Peer::Bridged | Peer::Apart);
+                let program = if is_joined { self.program(Program::Ipc)? } else { &self.ipc };
+                let mut command = Command::new(program);
                 command.args(["serve", "--demo", "--max-connections", CONNECTIONS_MAX]);
                 match unix {
                     Some(path) => command.arg("--no-tcp").arg("--unix").arg(path),
@@ -176,6 +189,8 @@ impl Peers {
                 };
                 match peer {
                     Peer::Ipc(flags) => command.args(flags),
+                    Peer::Apart => command.args(["--nats-channels", SHARED]),
+                    Peer::Bridged => &mut command,
                     _ => command.arg("--config").arg(self.state.join(HISTORY)),
                 };
                 command
@@ -234,6 +249,9 @@ impl Peers {
 
     /// Starts a peer, pinned to the server's processor.
     pub(crate) fn start(&self, peer: Peer, socket: Socket, work: Work) -> Result<Server, String> {
+        if matches!(peer, Peer::Bridged | Peer::Apart) {
+            return self.start_with_nats(peer, work);
+        }
         let path = self.state.join("peer.sock");
         let unix = (socket == Socket::Unix).then_some(path.as_path());
         if unix.is_some() && path.exists() {
@@ -241,6 +259,22 @@ impl Peers {
         }
         let Launch { command, signal } = self.command(peer, work, unix)?;
         Server::start(command, signal, unix, &self.state.join("peer.log"), self.cpus)
+    }
+
+    /// Starts servers that speak with NATS, and NATS.
+    fn start_with_nats(&self, peer: Peer, work: Work) -> Result<Server, String> {
+        let broker = self.start(Peer::Nats, Socket::Tcp, work)?;
+        let start = |log: &str| {
+            let Launch { mut command, signal } = self.command(peer, work, None)?;
+            command.arg("--nats").arg(format!("nats://{}", broker.endpoint));
+            Server::start(command, signal, None, &self.state.join(log), self.cpus)
+        };
+        let mut near = start("near.log")?;
+        if peer == Peer::Bridged {
+            near.far = Some(Box::new(start("far.log")?));
+        }
+        near.broker = Some(Box::new(broker));
+        Ok(near)
     }
 
     /// Returns the command in the form that the record shows.
@@ -323,6 +357,7 @@ impl Program {
     fn find(self, root: &Path, state: &Path) -> Result<PathBuf, String> {
         eprintln!("looking for {self:?} …");
         match self {
+            Self::Ipc => build(root, &state.join("with-nats"), "cli,nats"),
             Self::Redis => install::program("redis-server", "redis-server", state),
             Self::Nats => install::program("nats-server", "nats-server", state),
             Self::Strace => install::program("strace", "strace", state),
@@ -350,7 +385,7 @@ impl Program {
         Some(match self {
             Self::Redis => ("redis", &["--version"]),
             Self::Nats => ("nats", &["--version"]),
-            Self::Strace => return None,
+            Self::Ipc | Self::Strace => return None,
             Self::Published => ("published", &["-c", PUBLISHED]),
             Self::Python => ("python", &["-c", PYTHON]),
             Self::ZeroMq => ("zeromq", &["-c", ZEROMQ]),
@@ -363,16 +398,30 @@ impl Program {
 }
 
 impl Peer {
-    /// Returns the program that the peer needs, unless it is this server or a bare one.
-    pub(crate) fn program(self) -> Option<Program> {
+    /// Returns the programs that the peer needs beside this server.
+    pub(crate) fn programs(self) -> &'static [Program] {
         match self {
-            Self::Ipc(_) | Self::IpcWithHistory | Self::Bare(_) => None,
-            Self::Redis => Some(Program::Redis),
-            Self::Nats => Some(Program::Nats),
-            Self::Published => Some(Program::Published),
-            Self::Python => Some(Program::Python),
-            Self::ZeroMq => Some(Program::ZeroMq),
-            Self::Grpc => Some(Program::GrpcPy),
+            Self::Ipc(_) | Self::IpcWithHistory | Self::Bare(_) => &[],
+            Self::Bridged | Self::Apart => &[Program::Ipc, Program::Nats],
+            Self::Redis => &[Program::Redis],
+            Self::Nats => &[Program::Nats],
+            Self::Published => &[Program::Published],
+            Self::Python => &[Program::Python],
+            Self::ZeroMq => &[Program::ZeroMq],
+            Self::Grpc => &[Program::GrpcPy],
+        }
+    }
+
+    /// Returns the time after which what a worker or subscriber has said is known to all servers.
+    pub(crate) fn settling(self) -> Duration {
+        if self == Self::Bridged { SETTLED } else { Duration::ZERO }
+    }
+
+    /// Returns the protocol of requests that a worker answers.
+    pub(crate) fn forwarded_wire(self, payload_bytes: usize) -> Box<dyn Wire> {
+        match self {
+            Self::Nats => Box::new(Nats::forwarded(payload_bytes)),
+            _ => Box::new(Ipc::forwarded(payload_bytes)),
         }
     }
 
@@ -380,7 +429,9 @@ impl Peer {
     pub(crate) fn attached_wire(self, work: Work, data_bytes: usize) -> Box<dyn Wire> {
         let attached = |dialect| Box::new(Attached::new(dialect, work, data_bytes));
         match self {
-            Self::Ipc(_) | Self::IpcWithHistory => attached(Dialect::Server),
+            Self::Ipc(_) | Self::IpcWithHistory | Self::Bridged | Self::Apart => {
+                attached(Dialect::Server)
+            }
             Self::Bare(_) => attached(Dialect::Bare),
             // The others know nothing but bytes.
             _ => self.wire(work, data_bytes),
@@ -391,7 +442,9 @@ impl Peer {
     pub(crate) fn wire(self, work: Work, payload_bytes: usize) -> Box<dyn Wire> {
         let ipc = |dialect| Box::new(Ipc::new(dialect, work, payload_bytes));
         match self {
-            Self::Ipc(_) | Self::IpcWithHistory => ipc(Dialect::Server),
+            Self::Ipc(_) | Self::IpcWithHistory | Self::Bridged | Self::Apart => {
+                ipc(Dialect::Server)
+            }
             // The clients of gRPC speak with it themselves.
             Self::Bare(_) | Self::Grpc => ipc(Dialect::Bare),
             // Publications are handled without Python.
@@ -408,10 +461,10 @@ fn own_path() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("this program does not find itself: {error}"))
 }
 
-fn build(root: &Path, target: &Path) -> Result<PathBuf, String> {
+fn build(root: &Path, target: &Path, features: &str) -> Result<PathBuf, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--release", "--features", "cli", "--bin", "ipc"]);
+    command.args(["build", "--quiet", "--release", "--features", features, "--bin", "ipc"]);
     command.arg("--target-dir").arg(target).current_dir(root);
     match command.status() {
         Ok(status) if status.success() => Ok(target.join("release").join("ipc")),

@@ -71,27 +71,6 @@ impl Ipc {
         wire
     }
 
-    /// Returns a worker's answer to the request that `received` begins with, and the length of that
-    /// request, once all of it has arrived.
-    pub(crate) fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
-        const KEY: &[u8] = b"\"message_id\":\"";
-        let Some(bytes) = frame_bytes(received) else { return Ok(None) };
-        let Some(request) = received.get(..bytes) else { return Ok(None) };
-        let answer = || {
-            let start = memmem::find(request, KEY)? + KEY.len();
-            let end = start + memchr::memchr(b'"', &request[start..])?;
-            self.number_in_payload(request)?;
-            let payload = self.id_offset.get() - 1;
-            let payload = &request[payload..payload + self.payload_bytes];
-            let reply_to = format!("\"{}\"", String::from_utf8_lossy(&request[start..end]));
-            Some(frame("response", self.channel, payload, &reply_to))
-        };
-        match answer() {
-            Some(answer) => Ok(Some((bytes, answer))),
-            None => Err(format!("a worker was sent {}", excerpt(request))),
-        }
-    }
-
     /// Returns the messages by which connection number `index` subscribes anew, and asks for all that is
     /// kept.
     pub(crate) fn read_again(&self, index: usize) -> Template {
@@ -199,6 +178,25 @@ impl Wire for Ipc {
             channel = self.channel;
         }
         Template::new(frame(kind, channel, &self.payload(index), "null"))
+    }
+
+    fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
+        const KEY: &[u8] = b"\"message_id\":\"";
+        let Some(bytes) = frame_bytes(received) else { return Ok(None) };
+        let Some(request) = received.get(..bytes) else { return Ok(None) };
+        let answer = || {
+            let start = memmem::find(request, KEY)? + KEY.len();
+            let end = start + memchr::memchr(b'"', &request[start..])?;
+            self.number_in_payload(request)?;
+            let payload = self.id_offset.get() - 1;
+            let payload = &request[payload..payload + self.payload_bytes];
+            let reply_to = format!("\"{}\"", String::from_utf8_lossy(&request[start..end]));
+            Some(frame("response", self.channel, payload, &reply_to))
+        };
+        match answer() {
+            Some(answer) => Ok(Some((bytes, answer))),
+            None => Err(format!("a worker was sent {}", excerpt(request))),
+        }
     }
 
     fn scan(&self, received: &[u8]) -> Result<Scan, String> {

@@ -164,6 +164,12 @@ pub(crate) trait Wire {
     /// Returns a request or a publication of connection number `index`, with the number zero.
     fn message(&self, index: usize) -> Template;
 
+    /// Returns a worker's answer to the request that `received` begins with, and the length of that
+    /// request, once all of it has arrived.
+    fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
+        Err(format!("no worker speaks this protocol; it was sent {}", excerpt(received)))
+    }
+
     /// Finds the end of the answer or publication that `received` begins with. Fails if it begins
     /// with neither.
     fn scan(&self, received: &[u8]) -> Result<Scan, String>;

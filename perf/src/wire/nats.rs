@@ -1,12 +1,13 @@
-//! NATS: publications to other clients or to the sender itself.
+//! NATS: publications to other clients or to the sender itself, and requests.
 //!
 //! NATS does not answer requests itself; that would take a second client. A client that publishes
 //! to a subject to which it has subscribed gets its own payload back after one hop, which is the
-//! work that the other peers do.
+//! work that the other peers do. Requests to a worker are what its clients make of them: a publication that
+//! names the subject for the answer.
 
 use super::fixed_frame::FixedFrame;
 use super::message::{
-    Exchange, PATTERN_CHANNEL, Role, Scan, Template, Until, Wire, Work, held_patterns,
+    Exchange, PATTERN_CHANNEL, Role, Scan, Template, Until, Wire, Work, excerpt, held_patterns,
     matching_pattern, payload,
 };
 
@@ -15,8 +16,12 @@ pub(crate) struct Nats {
     work: Work,
     payload_bytes: usize,
     received: FixedFrame,
+    /// A worker answers.
+    is_forwarded: bool,
 }
 
+/// The subject that a worker answers.
+const WORKED: &str = "worked";
 const PING: &[u8] = b"PING\r\n";
 
 impl Nats {
@@ -27,7 +32,12 @@ impl Nats {
         if work == Work::Echo {
             received.varying = 4..4 + subject.len();
         }
-        Self { work, payload_bytes, received }
+        Self { work, payload_bytes, received, is_forwarded: false }
+    }
+
+    /// Makes requests that a worker answers.
+    pub(crate) fn forwarded(payload_bytes: usize) -> Self {
+        Self { is_forwarded: true, ..Self::new(Work::Echo, payload_bytes) }
     }
 }
 
@@ -47,7 +57,8 @@ impl Wire for Nats {
             (Role::Subscriber, Work::Patterns) => Some(matching_pattern(index)),
             (Role::Sender, Work::Echo) | (Role::Subscriber, _) => Some(subject(self.work, index)),
             (Role::IdleSubscriber, _) => Some(format!("idle-{index:06}")),
-            (Role::Sender | Role::Idle | Role::Worker | Role::PatternHolder, _) => None,
+            (Role::Worker, _) => Some(WORKED.to_owned()),
+            (Role::Sender | Role::Idle | Role::PatternHolder, _) => None,
         };
         if role == Role::PatternHolder {
             for (at, pattern) in held_patterns(index).enumerate() {
@@ -63,10 +74,30 @@ impl Wire for Nats {
 
     fn message(&self, index: usize) -> Template {
         let subject = subject(self.work, index);
+        let subject = if self.is_forwarded { format!("{WORKED} {subject}") } else { subject };
         let mut bytes = format!("PUB {subject} {}\r\n", self.payload_bytes).into_bytes();
         bytes.extend_from_slice(&payload(self.payload_bytes));
         bytes.extend_from_slice(b"\r\n");
         Template::new(bytes)
+    }
+
+    fn answer(&self, received: &[u8]) -> Result<Option<(usize, Vec<u8>)>, String> {
+        if let Some(rest) = received.strip_prefix(PING) {
+            let answered = self.answer(rest)?;
+            return Ok(answered.map(|(bytes, answer)| (PING.len() + bytes, answer)));
+        }
+        let line = memchr::memmem::find(received, b"\r\n");
+        let Some(line) = line else { return Ok(None) };
+        let head = std::str::from_utf8(&received[..line]).unwrap_or_default();
+        let mut words = head.split(' ');
+        let (Some("MSG"), Some(inbox)) = (words.next(), words.nth(2)) else {
+            return Err(format!("a worker was sent {}", excerpt(received)));
+        };
+        let bytes = line + 2 + self.payload_bytes + 2;
+        let Some(payload) = received.get(line + 2..bytes) else { return Ok(None) };
+        let mut answer = format!("PUB {inbox} {}\r\n", self.payload_bytes).into_bytes();
+        answer.extend_from_slice(payload);
+        Ok(Some((bytes, answer)))
     }
 
     fn scan(&self, received: &[u8]) -> Result<Scan, String> {
