@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::proto::system::{Connect, SYSTEM, Serve, Subscribe};
-use crate::proto::{Encoder, Extensions, Json, Message, MessageType, members};
+use crate::proto::{Encoder, Envelope, ErrorCode, Extensions, Json, Message, MessageType, members};
 
 /// Ids of connections that begin like this are links, and no client may have one.
 const LINK: &str = "$link/";
@@ -14,13 +14,14 @@ const LINK: &str = "$link/";
 #[derive(Debug)]
 pub(crate) struct Control {
     encoder: Encoder,
+    messages: u64,
 }
 
 impl Control {
-    /// Its messages have ids that begin with bytes of the server's id.
+    /// A writer for the links of the server with this id.
     pub(crate) fn new(id: [u8; 16]) -> Self {
         let random = id.first_chunk().copied().unwrap_or_default();
-        Self { encoder: Encoder::new(random, usize::MAX) }
+        Self { encoder: Encoder::new(random, usize::MAX), messages: 0 }
     }
 
     /// The first frame of a link.
@@ -54,11 +55,21 @@ impl Control {
         let mut frame = Vec::new();
         // Strings and booleans always are JSON, and the ids come from a server that has them.
         let payload = Json::from_serialize(payload).unwrap_or_else(|_| Json::null());
-        let message = Message::new(message_type, application, channel, payload);
+        let mut message = Message::new(message_type, application, channel, payload);
+        self.messages += 1;
+        message.message_id = format!("{LINK}{}", self.messages);
         let encoded = self.encoder.encode(&message, Duration::ZERO, &mut frame);
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         frame
     }
+}
+
+/// Returns whether an error answers what the link itself asked for, so that the link does not do its work.
+/// A server that drains takes nothing new, but its links have what is in flight.
+pub(crate) fn is_own_failure(envelope: &Envelope<'_>) -> bool {
+    let code = members(envelope.payload_str(), ["code"]).and_then(|[code]| code.string());
+    let is_end = code.is_some_and(|code| code.matches(ErrorCode::ShuttingDown.as_str()));
+    !is_end && envelope.reply_to().is_some_and(|id| id.decode().starts_with(LINK))
 }
 
 /// Returns whether the payload of a response is an error.
@@ -70,7 +81,6 @@ pub(crate) fn is_error(payload: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Envelope;
 
     #[test]
     fn a_link_introduces_itself_and_asks_for_what_it_needs() {

@@ -79,6 +79,7 @@ impl Machine {
     }
 
     /// Something happened at NATS.
+    #[expect(clippy::needless_pass_by_value, reason = "an event is told once")]
     pub(crate) fn nats(&mut self, event: NatsEvent<'_>) {
         let state = &mut self.state;
         match event {

@@ -135,7 +135,8 @@ impl Outbox {
     /// that never was, confirm nothing.
     pub(crate) fn confirmed(&mut self, mark: u64) -> u64 {
         let mut publications = 0;
-        while let Some(span) = self.marked.pop_front_if(|span| span.mark <= mark) {
+        while self.marked.front().is_some_and(|span| span.mark <= mark) {
+            let Some(span) = self.marked.pop_front() else { break };
             self.unconfirmed -= span.messages;
             self.unconfirmed_bytes -= span.bytes;
             publications += span.publications;
@@ -157,16 +158,13 @@ impl Outbox {
         if self.unconfirmed >= UNCONFIRMED_MAX || self.unconfirmed_bytes >= UNCONFIRMED_BYTES_MAX {
             return (self.open.messages > 0).then(|| self.mark());
         }
-        let (waiting, publications) = match self.control.pop_front() {
-            Some(waiting) => {
-                self.control_bytes -= waiting.bytes();
-                (waiting, 0)
-            }
-            None => {
-                let waiting = self.publications.pop_front()?;
-                self.queued_bytes -= waiting.bytes();
-                (waiting, 1)
-            }
+        let (waiting, publications) = if let Some(waiting) = self.control.pop_front() {
+            self.control_bytes -= waiting.bytes();
+            (waiting, 0)
+        } else {
+            let waiting = self.publications.pop_front()?;
+            self.queued_bytes -= waiting.bytes();
+            (waiting, 1)
         };
         let bytes = waiting.bytes();
         self.open.messages += 1;

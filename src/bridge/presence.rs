@@ -218,6 +218,7 @@ pub(crate) struct Peer {
 }
 
 /// What has to be done about what a server said.
+#[expect(clippy::struct_excessive_bools, reason = "each is by itself")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
     /// It was not known.
@@ -331,8 +332,11 @@ impl Peers {
                 heard.is_gone = self.known.remove(&origin.id).is_some();
                 return heard;
             }
-            Word::Hello(about) | Word::Beat(about) | Word::Ask(about) => about,
-            Word::Part { about, .. } | Word::Change { about, .. } => about,
+            Word::Hello(about)
+            | Word::Beat(about)
+            | Word::Ask(about)
+            | Word::Part { about, .. }
+            | Word::Change { about, .. } => about,
         };
         if about.name.len() > ID_BYTES_MAX || about.max_payload < MAX_PAYLOAD_MIN {
             heard.refused = Some("a server with too long a name, or too small a max_payload");
@@ -372,8 +376,12 @@ impl Peers {
     }
 
     /// Forgets the servers that were silent for too long, and returns them.
-    pub(crate) fn silent(&mut self, now: Duration) -> Vec<([u8; 16], Peer)> {
-        self.known.extract_if(.., |_, peer| now >= peer.heard_at + SILENCE_MAX).collect()
+    pub(crate) fn silent(&mut self, now: Duration) -> BTreeMap<[u8; 16], Peer> {
+        let (silent, known) = std::mem::take(&mut self.known)
+            .into_iter()
+            .partition(|(_, peer)| now >= peer.heard_at + SILENCE_MAX);
+        self.known = known;
+        silent
     }
 
     /// When the next one is gone, if it stays silent.

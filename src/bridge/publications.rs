@@ -4,9 +4,10 @@
 //! server and publishes there what other servers sent. The server sends it nothing that it published itself.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use super::control::is_error;
+use super::control::{is_error, is_own_failure};
 use super::events::{Command, Level, LinkId, LocalSubject};
 use super::frames::Frames;
 use super::packet::{Kind, Origin, Packet};
@@ -16,6 +17,8 @@ use crate::proto::{Envelope, MessageType};
 
 /// What may wait for the socket of a bus link, in bytes, unless it is one publication.
 pub(crate) const BUS_BYTES_MAX: usize = 8 << 20;
+/// What one batch may have, in bytes.
+pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
 /// The servers whose last publications are remembered.
 pub(crate) const ORIGINS_MAX: usize = 1_024;
 /// The name of a bus link.
@@ -50,6 +53,7 @@ pub(crate) struct Publications {
     /// The last publication of each server, and when it came.
     origins: BTreeMap<Origin, (u64, Duration)>,
     batch: Vec<Arrived>,
+    batch_bytes: usize,
 }
 
 impl Publications {
@@ -89,11 +93,10 @@ impl Publications {
     ) {
         let key = (application, subject);
         if is_wanted {
-            let subscription = if state.is_connected { subscribe(state, &key) } else { None };
-            if !self.wanted.contains_key(&key) {
-                self.wanted.insert(key, subscription);
-            } else if let Some(subscription) = subscription {
-                state.command(Command::Unsubscribe(subscription));
+            if let Entry::Vacant(entry) = self.wanted.entry(key) {
+                let is_on = state.is_connected;
+                let subscription = if is_on { subscribe(state, entry.key()) } else { None };
+                entry.insert(subscription);
             }
         } else if let Some(Some(subscription)) = self.wanted.remove(&key) {
             state.command(Command::Unsubscribe(subscription));
@@ -173,20 +176,17 @@ impl Publications {
         let Some(application) = self.applications.get(&link) else { return };
         let Some(bus) = self.buses.get_mut(application) else { return };
         bus.frames.push(bytes);
-        let mut is_broken = false;
-        loop {
+        let mut is_usable = true;
+        while is_usable {
             match bus.frames.next(state.settings.max_frame_bytes) {
                 Ok(Some(frame)) => {
-                    publish(state, &mut self.sequence, application, frame);
+                    is_usable = publish(state, &mut self.sequence, application, frame);
                 }
                 Ok(None) => break,
-                Err(_) => {
-                    is_broken = true;
-                    break;
-                }
+                Err(_) => is_usable = false,
             }
         }
-        if is_broken {
+        if !is_usable {
             state.command(Command::CloseLink(link));
             self.link_closed(state, link);
         }
@@ -208,6 +208,13 @@ impl Publications {
             state.refuse(why);
             return;
         }
+        if self.batch_bytes + packet.body.len() > BATCH_BYTES_MAX {
+            state.stats.lost_here += 1;
+            let text = "more publications of other servers came at once than may wait here";
+            state.complain(Level::Warn, text, text.to_owned());
+            return;
+        }
+        self.batch_bytes += packet.body.len();
         let (origin, sequence) = (packet.origin, packet.sequence);
         self.batch.push(Arrived { origin, sequence, application, frame: packet.body.to_vec() });
     }
@@ -215,6 +222,7 @@ impl Publications {
     /// The batch is complete: everything that comes later is younger.
     pub(crate) fn drained(&mut self, state: &mut State) {
         let mut batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         batch.sort_by_key(|arrived| (arrived.origin, arrived.sequence));
         for arrived in batch {
             self.deliver(state, &arrived);
@@ -269,9 +277,10 @@ fn subscribe(state: &mut State, (application, subject): &(String, LocalSubject))
     Some(state.subscribe(subject))
 }
 
-/// Publishes at NATS what a local client has published.
-fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8]) {
-    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return };
+/// Publishes at NATS what a local client has published. Returns whether the link is of use: it is not if
+/// the server refused it a subscription.
+fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8]) -> bool {
+    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return false };
     let channel = envelope.channel_id().decode();
     if envelope.message_type() != MessageType::Publish {
         // The answers to the handshake and to faulty publications of other servers.
@@ -280,11 +289,12 @@ fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8
             let text =
                 format!("the server refused what its bus link sent: {}", envelope.payload_str());
             state.complain(Level::Warn, "bus link", text);
+            return !is_own_failure(&envelope);
         }
-        return;
+        return true;
     }
     if !state.settings.is_shared(&channel) {
-        return;
+        return true;
     }
     *sequence += 1;
     let packet = Packet::encode(Kind::Publication, state.me(), *sequence, frame);
@@ -297,11 +307,11 @@ fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8
             frame.len()
         );
         state.complain(Level::Warn, "too large", text);
-        return;
+        return true;
     }
     let Some(subject) = state.subjects.channel(application, &channel) else {
         state.stats.lost += 1;
-        return;
+        return true;
     };
     if !state.outbox.publication(subject, packet) {
         state.stats.lost += 1;
@@ -311,6 +321,7 @@ fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8
         );
         state.complain(Level::Warn, "queue is full", text);
     }
+    true
 }
 
 /// Returns why a publication from NATS is refused.

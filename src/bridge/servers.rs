@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::control::is_error;
+use super::control::{is_error, is_own_failure};
 use super::events::{Command, Level, LinkId};
 use super::packet::{Kind, Packet};
 use super::presence::{self, Announced, BEAT, Heard, Peers, Word};
@@ -133,8 +133,10 @@ impl Servers {
             state.send(Kind::Presence, None, &Word::Beat(own).encode());
             self.upkeep(state);
         }
-        for key in self.retries.extract_if(.., |_, at| *at <= now).collect::<Vec<_>>() {
-            self.sync(state, &key.0.0, key.0.1);
+        let due = self.retries.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone());
+        for key in due.collect::<Vec<_>>() {
+            self.retries.remove(&key);
+            self.sync(state, &key.0, key.1);
         }
         for ((application, id), tunnel) in &mut self.tunnels {
             if tunnel.probes(now) {
@@ -335,7 +337,7 @@ impl Servers {
             return;
         }
         match piece.about {
-            About::Open => self.opened(state, key, &piece),
+            About::Open => self.opened(state, &key, &piece),
             About::Close => {
                 if self.tunnels.get(&key).is_some_and(|tunnel| tunnel.mine == piece.to) {
                     self.break_tunnel(state, &key, "the other server closed it", true);
@@ -345,27 +347,27 @@ impl Servers {
         }
     }
 
-    fn opened(&mut self, state: &mut State, key: Key, piece: &Piece<'_>) {
-        let theirs = self.tunnels.get(&key).map(|tunnel| tunnel.theirs);
+    fn opened(&mut self, state: &mut State, key: &Key, piece: &Piece<'_>) {
+        let theirs = self.tunnels.get(key).map(|tunnel| tunnel.theirs);
         if let Some(Some(theirs)) = theirs
             && theirs != piece.from
         {
-            self.break_tunnel(state, &key, "the other server began anew", true);
+            self.break_tunnel(state, key, "the other server began anew", true);
         }
-        if !self.tunnels.contains_key(&key) {
+        if !self.tunnels.contains_key(key) {
             let is_new = piece.to == 0 && self.announced.serves(&key.0) && !state.is_ending;
             let tunnel =
-                if is_new { open(state, &mut self.epochs, &mut self.links, &key) } else { None };
+                if is_new { open(state, &mut self.epochs, &mut self.links, key) } else { None };
             let Some(tunnel) = tunnel else {
-                refuse_end(state, &key, piece);
+                refuse_end(state, key, piece);
                 return;
             };
-            self.retries.remove(&key);
+            self.retries.remove(key);
             self.tunnels.insert(key.clone(), tunnel);
         }
-        let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(key) else { return };
         if piece.to != 0 && piece.to != tunnel.mine {
-            refuse_end(state, &key, piece);
+            refuse_end(state, key, piece);
             return;
         }
         tunnel.theirs = Some(piece.from);
@@ -374,7 +376,7 @@ impl Servers {
             state.send(Kind::Tunnel, Some(key.1), &open);
         }
         // The credit of a whole window is where both begin.
-        self.pump(state, &key);
+        self.pump(state, key);
         self.sync(state, &key.0, key.1);
     }
 
@@ -447,11 +449,11 @@ impl Servers {
         frames.push(bytes);
         let end = loop {
             match frames.next(state.settings.max_frame_bytes) {
-                Ok(Some(frame)) => {
-                    if goes_out(state, frame) {
-                        tunnel.send(frame, state.now);
-                    }
-                }
+                Ok(Some(frame)) => match goes_out(state, frame) {
+                    Ok(true) => tunnel.send(frame, state.now),
+                    Ok(false) => {}
+                    Err(Broken(why)) => break Err(why),
+                },
                 Ok(None) => break Ok(()),
                 Err(_) => break Err("the own server sent a frame that is too large"),
             }
@@ -515,11 +517,11 @@ fn refuse_end(state: &mut State, (application, id): &Key, piece: &Piece<'_>) {
 }
 
 /// Returns whether a frame of the own server is meant for the other one. The answers to the link itself are
-/// not.
-fn goes_out(state: &mut State, frame: &[u8]) -> bool {
-    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return false };
+/// not, and an error among them means that the link does not serve what it should.
+fn goes_out(state: &mut State, frame: &[u8]) -> Result<bool, Broken> {
+    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return Ok(false) };
     let is_system = envelope.channel_id().matches(SYSTEM);
-    match envelope.message_type() {
+    Ok(match envelope.message_type() {
         MessageType::Request => !is_system,
         MessageType::Notification => true,
         MessageType::Response if !is_system && envelope.reply_to().is_some() => true,
@@ -528,11 +530,14 @@ fn goes_out(state: &mut State, frame: &[u8]) -> bool {
                 let text =
                     format!("the server refused its bridge something: {}", envelope.payload_str());
                 state.complain(Level::Warn, "server link", text);
+                if is_own_failure(&envelope) {
+                    return Err(Broken("the own server refused its link a channel"));
+                }
             }
             false
         }
         _ => false,
-    }
+    })
 }
 
 /// Writes the whole frames of the other server to the link.

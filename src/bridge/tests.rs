@@ -51,11 +51,14 @@ struct Server {
     log: Vec<String>,
 }
 
+/// A message by a subscription, with its subject.
+type Routed = (u64, String, Vec<u8>);
+
 /// Servers and their NATS.
 struct World {
     servers: Vec<Server>,
     /// What NATS has for a server, by where it comes from: messages with the subscription each.
-    routes: BTreeMap<(usize, usize), VecDeque<(u64, String, Vec<u8>)>>,
+    routes: BTreeMap<(usize, usize), VecDeque<Routed>>,
     now: Duration,
     random: u64,
 }
@@ -282,6 +285,11 @@ impl World {
         server.begin(self.now);
         act(server);
         server.settle(self.now);
+        // What is due by now is done by now; otherwise the driver would not sleep.
+        server.machine.tick(self.now);
+        server.settle(self.now);
+        let deadline = server.machine.next_deadline();
+        assert!(deadline.is_none_or(|at| at > self.now), "{deadline:?} at {:?}", self.now);
     }
 
     fn connect(&mut self, at: usize) {

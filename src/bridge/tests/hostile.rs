@@ -56,7 +56,7 @@ fn forged_publications_are_refused_and_counted() {
     for (number, (subject, frame)) in forged.iter().enumerate() {
         let packet = Packet::encode(Kind::Publication, STRANGER, number as u64 + 1, frame);
         hear(&mut world, subject, &packet);
-        assert_eq!(refused(&world), number as u64 + 1, "{subject} {}", number);
+        assert_eq!(refused(&world), number as u64 + 1, "{subject} {number}");
     }
     hear(&mut world, "ipc-pub.app.news", b"something else");
     hear(
@@ -120,17 +120,17 @@ fn servers_and_their_channels_are_bounded() {
     let origin = Origin { id: [2; 16], incarnation: 5 };
     let channels: Vec<_> =
         (0..CHANNELS_MAX + 5).map(|n| ("app".to_owned(), format!("c{n}"))).collect();
-    let word = Word::Part { about: about(1), part: 0, parts: 1, channels };
+    let said = Word::Part { about: about(1), part: 0, parts: 1, channels };
     let subject = format!("ipc-srv.{}", "01".repeat(16));
-    hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &word.encode()));
+    hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &said.encode()));
     assert!(refused(&world) > 0);
     world.send(client, &message("request", &format!("c{}", CHANNELS_MAX + 4), "1", &json!(1)));
     assert_eq!(world.payloads(client)[0]["code"], "no_handler");
     // Parts without an end are no memory without an end.
     for part in 0..1_000 {
         let channels = vec![("a".repeat(250), format!("{part}")); 10];
-        let word = Word::Part { about: about(2), part, parts: usize::MAX, channels };
-        hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &word.encode()));
+        let said = Word::Part { about: about(2), part, parts: usize::MAX, channels };
+        hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &said.encode()));
     }
 }
 
@@ -207,10 +207,10 @@ fn no_bytes_panic_and_none_make_a_link() {
     world.client(0, "c");
     world.rest();
     let links = world.servers[0].links.len();
-    let word =
+    let said =
         Word::Part { about: about(3), part: 0, parts: 2, channels: vec![("a".into(), "b".into())] };
     let seeds = [
-        Packet::encode(Kind::Presence, STRANGER, 0, &word.encode()),
+        Packet::encode(Kind::Presence, STRANGER, 0, &said.encode()),
         Packet::encode(
             Kind::Tunnel,
             STRANGER,

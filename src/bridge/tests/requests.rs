@@ -144,7 +144,7 @@ fn a_server_that_dies_takes_its_requests_with_it_within_its_silence() {
     // It says nothing any more.
     world.routes.clear();
     world.servers.truncate(1);
-    world.pass(Duration::from_millis(1_000));
+    world.pass(Duration::from_secs(1));
     assert_eq!(world.payloads(client), [] as [Value; 0]);
     world.pass(Duration::from_millis(2_501));
     assert_eq!(world.payloads(client)[0]["code"], "worker_lost");
@@ -187,6 +187,63 @@ fn a_cut_connection_ends_what_is_in_flight_and_the_tunnel_comes_back() {
         world.rest();
         assert_eq!(world.payloads(client), [json!("again")], "{cut}: {:?}", world.servers[0].log);
     }
+}
+
+#[test]
+fn messages_that_were_dropped_end_what_is_in_flight_and_the_tunnel_comes_back() {
+    let (mut world, client, worker) = pair(10);
+    ask(&mut world, client, "work", "1", &json!(1));
+    world.rest();
+    world.with(1, |server| server.machine.nats(NatsEvent::SlowConsumer));
+    world.rest();
+    assert_eq!(world.payloads(client)[0]["code"], "worker_lost");
+    assert_eq!(world.servers[1].machine.stats().slow, 1);
+    world.take(worker);
+    ask(&mut world, client, "work", "2", &json!(2));
+    world.rest();
+    assert_eq!(world.payloads(worker), [json!(2)]);
+}
+
+#[test]
+fn a_link_that_the_server_closes_is_opened_anew() {
+    let (mut world, client, worker) = pair(11);
+    world.send(worker, &message("subscribe", "news", "s", &json!({})));
+    for at in [0, 1] {
+        let links: Vec<_> = world.servers[at].links.values().copied().collect();
+        assert_eq!(links.len(), 2);
+        world.with(at, |server| {
+            links.into_iter().for_each(|link| server.broker.hang_up(link, HangUp::Reset));
+        });
+        world.rest();
+        ask(&mut world, client, "work", "1", &json!(at));
+        world.send(client, &message("publish", "news", "p", &json!("news")));
+        world.rest();
+        let mut payloads = world.payloads(worker);
+        payloads.sort_by_key(Value::to_string);
+        assert_eq!(payloads, [json!("news"), json!(at)]);
+    }
+}
+
+#[test]
+fn a_server_that_drains_gets_no_more_requests_and_answers_those_it_has() {
+    let (mut world, client, worker) = pair(12);
+    ask(&mut world, client, "work", "1", &json!(1));
+    world.rest();
+    world.with(1, |server| server.machine.drain());
+    world.rest();
+    ask(&mut world, client, "work", "2", &json!(2));
+    assert_eq!(world.payloads(client)[0]["code"], "no_handler");
+    let request = world.take(worker).pop().unwrap();
+    answer(&mut world, worker, &request, &json!("late"));
+    world.rest();
+    assert_eq!(world.payloads(client), [json!("late")]);
+    // Once nothing needs it for long enough, the tunnel goes, too.
+    for _ in 0..25 {
+        world.rest();
+    }
+    let tunnels = |world: &World| world.servers[0].machine.stats().tunnels;
+    assert_eq!((tunnels(&world), world.servers[1].machine.stats().tunnels), (0, 0));
+    assert_eq!(world.servers[0].machine.stats().broken_tunnels, 0);
 }
 
 #[test]
