@@ -339,8 +339,16 @@ impl Servers {
         match piece.about {
             About::Open => self.opened(state, &key, &piece),
             About::Close => {
-                if self.tunnels.get(&key).is_some_and(|tunnel| tunnel.mine == piece.to) {
-                    self.break_tunnel(state, &key, "the other server closed it", true);
+                let tunnel = self.tunnels.get(&key).filter(|tunnel| tunnel.mine == piece.to);
+                match tunnel.map(|tunnel| tunnel.served.is_empty()) {
+                    // Only the other one needed it.
+                    Some(true) => {
+                        self.close_tunnel(state, &key);
+                    }
+                    Some(false) => {
+                        self.break_tunnel(state, &key, "the other server closed it", true);
+                    }
+                    None => {}
                 }
             }
             About::Chunk | About::Status => self.streamed(state, &key, &piece),
