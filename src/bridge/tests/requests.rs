@@ -212,7 +212,9 @@ fn a_link_that_the_server_closes_is_opened_anew() {
         let links: Vec<_> = world.servers[at].links.values().copied().collect();
         assert_eq!(links.len(), 2);
         world.with(at, |server| {
-            links.into_iter().for_each(|link| server.broker.hang_up(link, HangUp::Reset));
+            for link in links {
+                server.broker.hang_up(link, HangUp::Reset);
+            }
         });
         world.rest();
         ask(&mut world, client, "work", "1", &json!(at));
