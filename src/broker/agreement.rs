@@ -157,7 +157,8 @@ fn check_applications(core: &Core) -> Result<(), String> {
         let Application { connections, channels, .. } = application;
         let own = || router.channels_of(key);
         agree("channels by name", channels.len(), own().count())?;
-        if !application.pinned && connections.is_empty() && channels.is_empty() {
+        let has_links = application.links > 0;
+        if !(application.pinned || has_links) && connections.is_empty() && channels.is_empty() {
             return Err(format!("nobody uses the application {:?}", application.id));
         }
         let workers = own().map(|channel| channel.service.workers.len()).sum();

@@ -30,21 +30,21 @@ fn joined_with(options: &NatsOptions, set_up: impl FnOnce(&mut Server)) -> TestS
     })
 }
 
-/// What is published until a subscriber of another server hears it. The subscription has to get there first.
+/// What is published until a subscriber of another server subscriber it. The subscription has to get there first.
 const TRIAL: &str = "can you hear me";
 
-/// Publishes until `hears` has heard it, and so hears all that comes after it.
-fn until_heard(publishes: &mut Peer, channel: &str, hears: &Peer) {
+/// Publishes until `subscriber` has heard it, and so subscriber all that comes after it.
+fn until_heard(publishes: &mut Peer, channel: &str, subscriber: &Peer) {
     eventually("a publication on the other server", || {
         publishes.send("publish", channel, json!(TRIAL));
-        within_a_moment(hears)
+        within_a_moment(subscriber)
     });
 }
 
 /// Returns the payload of the next publication that is no trial.
-fn next_heard(hears: &mut Peer) -> Value {
+fn next_heard(subscriber: &mut Peer) -> Value {
     loop {
-        let heard = hears.receive();
+        let heard = subscriber.receive();
         assert_eq!(heard["message_type"], "publish", "{heard}");
         if heard["payload"] != TRIAL {
             return heard["payload"].clone();

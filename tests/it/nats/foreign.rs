@@ -76,10 +76,10 @@ fn what_strangers_write_is_refused_and_harms_nobody() {
             worker.answer(&task, "done");
         }
     });
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
     let mut stranger = Stranger::new(&nats);
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     assert_eq!(until_served(&mut publishes, "work", &json!(1)), "done");
     // One message of each kind that the two have sent.
     let mut seen: Vec<(String, Vec<u8>)> = Vec::new();
@@ -118,18 +118,18 @@ fn what_strangers_write_is_refused_and_harms_nobody() {
         stats.nats.as_ref().is_some_and(|nats| nats.refused > before)
     });
     // The forged origins are unknown, or told from the real one; the real one still speaks.
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     publishes.send("publish", "news", json!("still here"));
-    assert_eq!(last_heard(&mut hears), "still here");
+    assert_eq!(last_heard(&mut subscriber), "still here");
     assert_eq!(until_served(&mut publishes, "work", &json!(1)), "done");
     drop(there);
     answering.join().unwrap();
 }
 
 /// Returns the first payload that is the test's own.
-fn last_heard(hears: &mut crate::support::Peer) -> serde_json::Value {
+fn last_heard(subscriber: &mut crate::support::Peer) -> serde_json::Value {
     loop {
-        let heard = next_heard(hears);
+        let heard = next_heard(subscriber);
         if heard == "still here" {
             return heard;
         }
@@ -142,15 +142,15 @@ fn publications_over_the_limit_of_nats_are_counted_and_requests_are_cut() {
     let settings = "max_payload: 65536\n";
     let nats = NatsServer::start_with(super::nats_server::Version::Newest, settings);
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut local = here.connected("app", "local").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     let large = "x".repeat(100_000);
     publishes.send("publish", "news", json!(large));
     publishes.send("publish", "news", json!("small"));
     assert_eq!(next_heard(&mut local), json!(large));
-    assert_eq!(next_heard(&mut hears), "small");
+    assert_eq!(next_heard(&mut subscriber), "small");
     assert_eq!((nats_stats(&here).too_large, nats_stats(&here).max_payload), (1, 65_536));
     let mut worker = there.connected("app", "worker").serving("length");
     let answering = std::thread::spawn(move || {

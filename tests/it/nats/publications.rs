@@ -15,24 +15,24 @@ fn numbered(publishes: &mut Peer, channel: &str, from: u64) {
     }
 }
 
-fn expect_numbered(hears: &mut Peer, from: u64) {
+fn expect_numbered(subscriber: &mut Peer, from: u64) {
     for number in from..from + MESSAGES {
-        assert_eq!(next_heard(hears), json!(number));
+        assert_eq!(next_heard(subscriber), json!(number));
     }
 }
 
 fn a_subscriber_of_another_server_hears_each_once_and_in_order(version: Version) {
     let nats = NatsServer::start_with(version, "");
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut local = here.connected("app", "local").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     numbered(&mut publishes, "news", 0);
-    expect_numbered(&mut hears, 0);
+    expect_numbered(&mut subscriber, 0);
     expect_numbered(&mut local, 0);
     // Neither NATS nor the other server sends it back.
-    for (server, peer) in [(&there, &mut hears), (&here, &mut local)] {
+    for (server, peer) in [(&there, &mut subscriber), (&here, &mut local)] {
         let mut end = server.connected("app", "ends");
         end.send("publish", "news", json!("end"));
         assert_eq!(next_heard(peer), "end");
@@ -88,8 +88,8 @@ fn three_servers_hear_one_another() {
         .enumerate()
         .map(|(at, server)| server.connected("app", &format!("peer-{at}")).subscribed("news"))
         .collect();
-    for from in 0..3 {
-        let mut publishes = servers[from].connected("app", "publishes");
+    for (from, server) in servers.iter().enumerate() {
+        let mut publishes = server.connected("app", "publishes");
         for to in (0..3).filter(|to| *to != from) {
             until_heard(&mut publishes, "news", &peers[to]);
         }
@@ -109,9 +109,9 @@ fn no_name_leaks_into_another() {
     let names = ["a.b", "a", "*", ">", "a b", "a..b", "é\u{7f}\n", "_", "-", "A", &long];
     for app in names {
         for channel in names {
-            let mut hears = there.connected(app, "hears").subscribed(channel);
+            let mut subscriber = there.connected(app, "subscriber").subscribed(channel);
             let mut publishes = here.connected(app, "publishes");
-            until_heard(&mut publishes, channel, &hears);
+            until_heard(&mut publishes, channel, &subscriber);
             for other in names.into_iter().filter(|other| *other != channel) {
                 publishes.send("publish", other, json!("of another channel"));
             }
@@ -121,7 +121,7 @@ fn no_name_leaks_into_another() {
                 stranger.fence();
             }
             publishes.send("publish", channel, json!([app, channel]));
-            assert_eq!(next_heard(&mut hears), json!([app, channel]));
+            assert_eq!(next_heard(&mut subscriber), json!([app, channel]));
         }
     }
 }
@@ -131,18 +131,19 @@ fn only_channels_that_are_shared_go_over_nats() {
     let nats = NatsServer::start();
     let options = NatsOptions::new([nats.url()]).channels(["open.>".to_owned()]);
     let (here, there) = (joined_with(&options, |_| ()), joined_with(&options, |_| ()));
-    let mut hears = there.connected("app", "hears").subscribed("open.news").subscribed("own");
+    let mut subscriber =
+        there.connected("app", "subscriber").subscribed("open.news").subscribed("own");
     let mut local = here.connected("app", "local").subscribed("own");
     let mut publishes = here.connected("app", "publishes");
-    until_heard(&mut publishes, "open.news", &hears);
+    until_heard(&mut publishes, "open.news", &subscriber);
     publishes.send("publish", "own", json!("at home"));
     publishes.send("publish", "open.news", json!("end"));
     assert_eq!(next_heard(&mut local), "at home");
-    assert_eq!(next_heard(&mut hears), "end");
+    assert_eq!(next_heard(&mut subscriber), "end");
     let apart = joined_with(&NatsOptions::new([nats.url()]).prefix("other"), |_| ());
-    let mut hears_not = apart.connected("app", "hears-not").subscribed("open.news");
+    let mut hears_not = apart.connected("app", "subscriber-not").subscribed("open.news");
     publishes.send("publish", "open.news", json!("for one prefix"));
-    assert_eq!(next_heard(&mut hears), "for one prefix");
+    assert_eq!(next_heard(&mut subscriber), "for one prefix");
     let mut end = apart.connected("app", "ends");
     end.send("publish", "open.news", json!("end"));
     assert_eq!(next_heard(&mut hears_not), "end");

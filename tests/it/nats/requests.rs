@@ -14,7 +14,7 @@ fn requests_are_answered_by_workers_of_the_other_server_both_ways() {
     for (here, there) in [(0, 1), (1, 0)] {
         let channel = format!("of-{there}");
         let mut worker = servers[there].connected("app", "worker").serving(&channel);
-        let worked = std::thread::spawn(move || {
+        let answering = std::thread::spawn(move || {
             for _ in 0..20 {
                 let task = worker.receive();
                 let payload = json!({"did": task["payload"]});
@@ -26,7 +26,7 @@ fn requests_are_answered_by_workers_of_the_other_server_both_ways() {
         for number in 1..20 {
             assert_eq!(asks.request(&channel, json!(number)), json!({"did": number}));
         }
-        worked.join().unwrap();
+        answering.join().unwrap();
     }
 }
 

@@ -15,19 +15,19 @@ fn reach_each_other(one: &TestServer, other: &TestServer) {
     static ROUND: AtomicU32 = AtomicU32::new(0);
     for (here, there) in [(one, other), (other, one)] {
         let work = format!("work-{}", ROUND.fetch_add(1, Ordering::Relaxed));
-        let mut hears = there.connected("app", "hears").subscribed("news");
+        let mut subscriber = there.connected("app", "subscriber").subscribed("news");
         let mut worker = there.connected("app", "worker").serving(&work);
         let answering = std::thread::spawn(move || {
             let task = worker.receive();
             worker.answer(&task, "done");
         });
         let mut publishes = here.connected("app", "publishes");
-        until_heard(&mut publishes, "news", &hears);
+        until_heard(&mut publishes, "news", &subscriber);
         for number in 0..20 {
             publishes.send("publish", "news", json!(number));
         }
         for number in 0..20 {
-            assert_eq!(next_heard(&mut hears), json!(number));
+            assert_eq!(next_heard(&mut subscriber), json!(number));
         }
         assert_eq!(until_served(&mut publishes, &work, &json!(1)), "done");
         answering.join().unwrap();

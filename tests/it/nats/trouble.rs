@@ -15,32 +15,32 @@ fn a_server_starts_without_nats_and_joins_when_it_comes() {
     publishes.send("publish", "news", json!("at home"));
     assert_eq!(next_heard(&mut local), "at home");
     assert_eq!(refused(&mut publishes, "work"), "no_handler");
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     nats.restart();
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     publishes.send("publish", "news", json!("away"));
-    assert_eq!(next_heard(&mut hears), "away");
+    assert_eq!(next_heard(&mut subscriber), "away");
 }
 
 #[test]
 fn when_nats_is_killed_and_back_servers_find_each_other_again() {
     let mut nats = NatsServer::start();
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut local = here.connected("app", "local").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     for round in 0..3 {
         nats.kill();
         publishes.send("publish", "news", json!(["at home", round]));
         assert_eq!(next_heard(&mut local), json!(["at home", round]));
         nats.restart();
         // What was published meanwhile may be lost, and is not doubled.
-        until_heard(&mut publishes, "news", &hears);
+        until_heard(&mut publishes, "news", &subscriber);
         publishes.send("publish", "news", json!(["back", round]));
-        let mut heard = next_heard(&mut hears);
+        let mut heard = next_heard(&mut subscriber);
         if heard == json!(["at home", round]) {
-            heard = next_heard(&mut hears);
+            heard = next_heard(&mut subscriber);
         }
         assert_eq!(heard, json!(["back", round]));
         assert_eq!(next_heard(&mut local), json!(["back", round]));
@@ -71,14 +71,14 @@ fn a_server_that_drains_takes_no_more_and_answers_what_it_has() {
     assert_eq!(refused(&mut asks, "echo"), "no_handler");
 }
 
-/// Each publication of a client is confirmed by NATS or counted as lost, and nobody hears one twice or out of order.
+/// Each publication of a client is confirmed by NATS or counted as lost, and nobody subscriber one twice or out of order.
 #[test]
 fn what_is_lost_is_counted_and_nothing_is_doubled() {
     let mut nats = NatsServer::start();
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     publishes.fence();
     let counted = |stats: &ipc_framework::Stats| {
         let nats = stats.nats.as_ref().expect("it joins others");
@@ -97,7 +97,7 @@ fn what_is_lost_is_counted_and_nothing_is_doubled() {
     for _ in 0..3 {
         nats.kill();
         nats.restart();
-        until_heard(&mut publishes, "news", &hears);
+        until_heard(&mut publishes, "news", &subscriber);
     }
     many.join().unwrap();
     publishes.send("publish", "news", json!("end"));
@@ -108,7 +108,7 @@ fn what_is_lost_is_counted_and_nothing_is_doubled() {
     });
     let mut last = -1;
     loop {
-        let heard = next_heard(&mut hears);
+        let heard = next_heard(&mut subscriber);
         if heard == "end" {
             break;
         }
@@ -123,10 +123,10 @@ fn what_is_lost_is_counted_and_nothing_is_doubled() {
 fn a_nats_server_that_stands_still_harms_no_local_traffic() {
     let nats = NatsServer::start();
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut hears = there.connected("app", "hears").subscribed("news");
+    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut local = here.connected("app", "local").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     nats.signal("STOP");
     let text = "x".repeat(10_000);
     for number in 0..2_000 {
@@ -134,7 +134,7 @@ fn a_nats_server_that_stands_still_harms_no_local_traffic() {
         assert_eq!(next_heard(&mut local)[0], number);
     }
     nats.signal("CONT");
-    until_heard(&mut publishes, "news", &hears);
+    until_heard(&mut publishes, "news", &subscriber);
     publishes.send("publish", "news", json!("end"));
-    while next_heard(&mut hears) != "end" {}
+    while next_heard(&mut subscriber) != "end" {}
 }
