@@ -52,6 +52,7 @@ const SIDEBAR = [
     ['Bytes, arrays and tensors', '/guide/attachments'],
     ['Application errors', '/guide/errors'],
     ['Reconnecting, several servers, pools', '/guide/connections'],
+    ['Several machines, over NATS', '/guide/several-servers'],
     ['Tokens and access', '/guide/access'],
     ['TLS', '/guide/tls'],
     ['Embedding the server', '/guide/embedding'],

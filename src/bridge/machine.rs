@@ -51,7 +51,6 @@ impl Machine {
                 match subject {
                     LocalSubject::Application => {
                         self.publications.application(state, &application, is_wanted);
-                        self.servers.application(state, &application, is_wanted);
                     }
                     LocalSubject::Channel(_) | LocalSubject::Pattern(_) => {
                         if !state.is_ending {

@@ -21,6 +21,10 @@ pub(crate) const BUS_BYTES_MAX: usize = 8 << 20;
 pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
 /// The servers whose last publications are remembered.
 pub(crate) const ORIGINS_MAX: usize = 1_024;
+/// The most applications that are shared at a time. Each costs two descriptors.
+pub(crate) const BUSES_MAX: usize = 1_024;
+/// A bus link stays for so long after the last client of its application, so that the next one finds it.
+pub(crate) const BUS_IDLE_MAX: Duration = Duration::from_secs(60);
 /// The name of a bus link.
 const BUS: &str = "bus";
 
@@ -31,6 +35,8 @@ struct Bus {
     /// Written to the link and not taken by its socket.
     written: usize,
     retry_at: Option<Duration>,
+    /// The application has no clients any more, and its link is closed then.
+    idle_until: Option<Duration>,
 }
 
 /// A publication of another server that waits for the end of its batch.
@@ -59,12 +65,30 @@ pub(crate) struct Publications {
 impl Publications {
     /// The application has local clients, or none any more.
     pub(crate) fn application(&mut self, state: &mut State, application: &str, is_wanted: bool) {
-        if is_wanted {
-            if !self.buses.contains_key(application) && !state.is_ending {
-                self.buses.insert(application.to_owned(), Bus::default());
-                self.open(state, application);
-            }
-        } else if let Some(bus) = self.buses.remove(application)
+        let idle_until = if is_wanted { None } else { Some(state.now + BUS_IDLE_MAX) };
+        if let Some(bus) = self.buses.get_mut(application) {
+            bus.idle_until = idle_until;
+            return;
+        }
+        if !is_wanted || state.is_ending {
+            return;
+        }
+        if self.buses.len() >= BUSES_MAX {
+            let idle = self.buses.iter().filter_map(|(name, bus)| Some((bus.idle_until?, name)));
+            let Some((_, longest)) = idle.min() else {
+                let text = format!("no more than {BUSES_MAX} applications are shared at a time");
+                state.complain(Level::Error, "applications", text);
+                return;
+            };
+            let longest = longest.clone();
+            self.close_bus(state, &longest);
+        }
+        self.buses.insert(application.to_owned(), Bus::default());
+        self.open(state, application);
+    }
+
+    fn close_bus(&mut self, state: &mut State, application: &str) {
+        if let Some(bus) = self.buses.remove(application)
             && let Some(link) = bus.link
         {
             self.applications.remove(&link);
@@ -79,7 +103,7 @@ impl Publications {
             let subscribe = state.control.subscribe(application, BUS, &pattern);
             written += state.write_link(link, &subscribe);
         }
-        *bus = Bus { link: Some(link), written, ..Bus::default() };
+        *bus = Bus { link: Some(link), written, idle_until: bus.idle_until, ..Bus::default() };
         self.applications.insert(link, application.to_owned());
     }
 
@@ -135,9 +159,14 @@ impl Publications {
         }
     }
 
-    /// Opens the links again that have ended.
+    /// Opens the links again that have ended, and closes those that nobody has needed for long.
     pub(crate) fn tick(&mut self, state: &mut State) {
         let now = state.now;
+        let is_idle = |bus: &Bus| bus.idle_until.is_some_and(|at| at <= now);
+        let idle = self.buses.iter().filter(|(_, bus)| is_idle(bus));
+        for application in idle.map(|(application, _)| application.clone()).collect::<Vec<_>>() {
+            self.close_bus(state, &application);
+        }
         let is_due = |bus: &Bus| bus.retry_at.is_some_and(|at| at <= now);
         let due = self.buses.iter().filter(|(_, bus)| is_due(bus));
         for application in due.map(|(application, _)| application.clone()).collect::<Vec<_>>() {
@@ -145,9 +174,9 @@ impl Publications {
         }
     }
 
-    /// When there is one to open.
+    /// When there is one to open or to close.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.buses.values().filter_map(|bus| bus.retry_at).min()
+        self.buses.values().flat_map(|bus| [bus.retry_at, bus.idle_until]).flatten().min()
     }
 
     /// Returns whether the link is a bus link.
@@ -167,7 +196,8 @@ impl Publications {
         if let Some(application) = self.applications.remove(&link)
             && let Some(bus) = self.buses.get_mut(&application)
         {
-            *bus = Bus { retry_at: Some(state.now + RETRY), ..Bus::default() };
+            let (retry_at, idle_until) = (Some(state.now + RETRY), bus.idle_until);
+            *bus = Bus { retry_at, idle_until, ..Bus::default() };
         }
     }
 

@@ -1,8 +1,9 @@
 //! The other servers: who is there, what they have workers for, and the tunnels to them.
 //!
-//! A tunnel to a server is needed by whoever has local clients in an application in which that server has
-//! workers. Its end here is a link that serves these channels. The other end is a link, too, which asks on
-//! behalf of the clients here. If both have workers, the same two links do both.
+//! A tunnel leads to each server for each application in which that server has workers, also while no client
+//! of that application is here: the first one finds them. Its end here is a link that serves these channels.
+//! The other end is a link, too, which asks on behalf of the clients here. If both have workers, the same two
+//! links do both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,7 +34,6 @@ type Key = (String, [u8; 16]);
 pub(crate) struct Servers {
     peers: Peers,
     announced: Announced,
-    applications: BTreeSet<String>,
     tunnels: BTreeMap<Key, Tunnel>,
     links: BTreeMap<LinkId, Key>,
     /// Not before then is a tunnel made again.
@@ -46,19 +46,6 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// The application has local clients, or none any more.
-    pub(crate) fn application(&mut self, state: &mut State, application: &str, is_wanted: bool) {
-        if is_wanted {
-            self.applications.insert(application.to_owned());
-        } else {
-            self.applications.remove(application);
-        }
-        let ids: Vec<_> = self.peers.known.keys().copied().collect();
-        for id in ids {
-            self.sync(state, application, id);
-        }
-    }
-
     /// A channel has local workers, or none any more.
     pub(crate) fn workers(&mut self, state: &State, application: &str, channel: &str, is_on: bool) {
         if state.settings.is_shared(channel) && !state.is_ending {
@@ -252,9 +239,7 @@ impl Servers {
         }
         let key = (application.to_owned(), id);
         let channels = self.peers.known.get(&id).and_then(|peer| peer.channels(application));
-        let is_wanted = self.applications.contains(application);
         let wanted: BTreeSet<&String> = channels
-            .filter(|_| is_wanted)
             .into_iter()
             .flatten()
             .filter(|channel| state.settings.is_shared(channel))

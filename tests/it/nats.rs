@@ -1,6 +1,7 @@
 //! Several servers over NATS, each with real NATS servers.
 
 mod calls;
+mod example;
 mod foreign;
 mod nats_server;
 mod publications;
@@ -30,10 +31,10 @@ fn joined_with(options: &NatsOptions, set_up: impl FnOnce(&mut Server)) -> TestS
     })
 }
 
-/// What is published until a subscriber of another server subscriber it. The subscription has to get there first.
+/// What is published until a subscriber of another server hears it. The subscription has to get there first.
 const TRIAL: &str = "can you hear me";
 
-/// Publishes until `subscriber` has heard it, and so subscriber all that comes after it.
+/// Publishes until `subscriber` has heard it, and so hears all that comes after it.
 fn until_heard(publishes: &mut Peer, channel: &str, subscriber: &Peer) {
     eventually("a publication on the other server", || {
         publishes.send("publish", channel, json!(TRIAL));

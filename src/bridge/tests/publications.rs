@@ -1,5 +1,6 @@
 //! Publications between servers.
 
+use super::super::publications::{BUS_IDLE_MAX, BUSES_MAX};
 use super::*;
 
 fn subscribe(world: &mut World, client: Client, channel: &str, is_pattern: bool) {
@@ -176,4 +177,45 @@ fn each_subscriber_gets_each_publication_once_in_order_or_it_is_counted() {
             assert_eq!((stats.refused, stats.queued_bytes), (0, 0), "seed {seed}");
         }
     }
+}
+
+#[test]
+fn a_bus_link_outlives_the_last_client_of_its_application_for_a_while() {
+    let mut world = World::joined(1, 9);
+    let client = world.client(0, "c");
+    world.rest();
+    assert_eq!(world.servers[0].links.len(), 1);
+    world.hang_up(client);
+    world.pass(BUS_IDLE_MAX / 2);
+    let client = world.client(0, "c");
+    world.pass(BUS_IDLE_MAX);
+    assert_eq!(world.servers[0].links.len(), 1, "a new client has come");
+    world.hang_up(client);
+    world.pass(BUS_IDLE_MAX);
+    assert_eq!(world.servers[0].links.len(), 0);
+}
+
+/// Whoever makes up applications takes no more than that.
+#[test]
+fn so_many_applications_are_shared_and_the_longest_idle_one_makes_room() {
+    let mut world = World::joined(1, 10);
+    let tell = |world: &mut World, number: usize, is_wanted| {
+        world.with(0, |server| {
+            let (application, subject) = (format!("app {number}"), LocalSubject::Application);
+            let interest = LocalInterest { application, subject, is_wanted };
+            server.machine.local(LocalEvent::Interest(interest));
+        });
+    };
+    for number in 0..BUSES_MAX + 2 {
+        tell(&mut world, number, true);
+    }
+    let links = |world: &World| world.servers[0].links.len();
+    assert_eq!(links(&world), BUSES_MAX);
+    let is_told = |line: &String| line.contains("applications are shared at a time");
+    assert!(world.servers[0].log.iter().any(is_told), "{:?}", world.servers[0].log);
+    tell(&mut world, 7, false);
+    tell(&mut world, BUSES_MAX + 5, true);
+    assert_eq!(links(&world), BUSES_MAX);
+    tell(&mut world, 7, true);
+    assert_eq!(links(&world), BUSES_MAX, "it has lost its place");
 }

@@ -56,6 +56,26 @@ fn a_request_goes_to_the_worker_of_another_server_and_its_answer_comes_back() {
 }
 
 #[test]
+fn the_first_client_of_an_application_finds_workers_of_other_servers_at_once() {
+    let mut world = World::joined(2, 13);
+    let worker = world.client(1, "worker");
+    serve(&mut world, worker, "work");
+    world.rest();
+    for round in 0..2 {
+        let client = world.client(0, "comes and goes");
+        ask(&mut world, client, "work", "1", &json!(round));
+        world.rest();
+        let requests = world.take(worker);
+        answer(&mut world, worker, &requests[0], &json!(round));
+        world.rest();
+        assert_eq!(world.payloads(client), [json!(round)]);
+        world.hang_up(client);
+        world.pass(Duration::from_secs(70));
+        world.rest();
+    }
+}
+
+#[test]
 fn both_servers_ask_each_other_over_one_pair_of_links() {
     let (mut world, client, worker) = pair(2);
     serve(&mut world, client, "back");

@@ -18,7 +18,7 @@ pub(super) enum Version {
 }
 
 impl Version {
-    fn program(self) -> PathBuf {
+    pub(super) fn program(self) -> PathBuf {
         let (variable, places) = match self {
             Self::Newest => {
                 let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/target/nats/nats-server");

@@ -71,7 +71,8 @@ fn a_server_that_drains_takes_no_more_and_answers_what_it_has() {
     assert_eq!(refused(&mut asks, "echo"), "no_handler");
 }
 
-/// Each publication of a client is confirmed by NATS or counted as lost, and nobody subscriber one twice or out of order.
+/// Each publication of a client is confirmed by NATS or counted as lost, and nobody hears one twice or out of
+/// order.
 #[test]
 fn what_is_lost_is_counted_and_nothing_is_doubled() {
     let mut nats = NatsServer::start();
