@@ -67,7 +67,7 @@ Examples:
   ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
   ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
   ipc serve --host 0.0.0.0 --token-file /etc/ipc/token
-  ipc serve --nats nats://10.0.0.1,nats://10.0.0.2 --nats-channels 'prices.>'
+  ipc serve --nats nats://10.0.0.1,nats://10.0.0.2 --nats-channels 'prices.*'
   ipc serve --config /etc/ipc/ipc.toml --check-config
 
 Exit codes: 0 drained and ended, 1 something failed, 2 wrong usage.")]
