@@ -234,9 +234,9 @@ const GOALS: &[Goal] = {
         ratio(HISTORY, "p99 of another client to that beside live fan-out", P99Us,
             history("ipc-kept"), history("ipc-live"), AtMost(3.0)),
         ratio(BRIDGE, "a request's p50 to that of two clients of NATS", P50Us,
-            Of("bridge-requests", "ipc"), Of("bridge-requests", "nats"), AtMost(2.5)),
+            Of("bridge-requests", "ipc-bridged"), Of("bridge-requests", "nats"), AtMost(2.5)),
         ratio(BRIDGE, "deliveries to 100 subscribers, to those of NATS", PerSecond,
-            Of("bridge-fan-out", "ipc"), Of("bridge-fan-out", "nats"), AtLeast(0.9)),
+            Of("bridge-fan-out", "ipc-bridged"), Of("bridge-fan-out", "nats"), AtLeast(0.9)),
         ratio(APART, "a request's p50 to a server without", P50Us,
             Of("bridge-local-requests", "ipc-nats"), Of("bridge-local-requests", "ipc"),
             AtMost(1.02)),
@@ -377,6 +377,20 @@ mod tests {
         let verdict = RATIO.judge(&BTreeMap::new());
         assert_eq!(verdict.standing, Standing::NotMeasured);
         assert_eq!(verdict.missing, ["scenario/ipc", "scenario/bare"]);
+    }
+
+    /// Figures are found by the names of a scenario and its entrant.
+    #[test]
+    fn goals_name_one_entrant_each() {
+        let scenarios = crate::scenario::all();
+        for goal in GOALS {
+            for Of(scenario, entrant) in [Some(goal.of), goal.over].into_iter().flatten() {
+                let found = scenarios.iter().filter(|found| found.name == scenario);
+                let entrants = found.flat_map(|found| &found.entrants);
+                let count = entrants.filter(|found| found.name == entrant).count();
+                assert_eq!(count, 1, "{scenario}/{entrant}");
+            }
+        }
     }
 
     #[test]

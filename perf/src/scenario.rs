@@ -524,7 +524,7 @@ fn topics() -> Vec<Scenario> {
 
 /// Returns the scenarios of servers that NATS joins.
 fn bridge() -> Vec<Scenario> {
-    let (bridged, apart) = (tcp("ipc", Peer::Bridged), tcp("ipc-nats", Peer::Apart));
+    let (bridged, apart) = (tcp("ipc-bridged", Peer::Bridged), tcp("ipc-nats", Peer::Apart));
     let fanout = |subscribers, window| Load::Fanout { subscribers, window };
     vec![
         Scenario::new(
