@@ -47,6 +47,8 @@ fn many_bytes_leave_in_their_order_while_the_server_reads_slowly() {
         assert_eq!(message["payload"][0], n);
         assert_eq!(message["payload"][1].as_str().unwrap().len(), 20 * n);
     }
+    // A server that is gone before the client ends proves nothing about the last messages.
+    side.expect_end();
     drop(side);
     publishing.join().unwrap();
 }
