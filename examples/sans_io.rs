@@ -117,7 +117,7 @@ impl Driver {
                     });
                 }
                 Action::Resume(key) => self.resumed.push(key),
-                Action::FinishWrite(_) => {}
+                Action::FinishWrite(_) | Action::Attach(_) => {}
                 Action::Close(key) => drop(self.pipes.remove(&key)),
             }
         }

@@ -34,6 +34,15 @@ pub(crate) enum LocalSubject {
 pub(crate) enum LocalEvent<'a> {
     /// The hook on interest was called.
     Interest(LocalInterest),
+    /// The server has opened the bus link of an application itself and subscribed it already: nothing is said
+    /// to introduce it. It did so when the application got its first client, and closes the link once it had
+    /// none for a while.
+    BusOpened {
+        /// The link, by [`Machine::new_link`](super::machine::Machine::new_link).
+        link: LinkId,
+        /// Whose it is.
+        application: String,
+    },
     /// Bytes came from the server over a link.
     LinkBytes {
         /// Over which one.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::events::{Command, Level, LocalEvent, LocalInterest, LocalSubject, NatsEvent};
+use super::events::{Command, Level, LinkId, LocalEvent, LocalInterest, LocalSubject, NatsEvent};
 use super::packet::{Kind, Packet, PacketError};
 use super::publications::Publications;
 use super::servers::Servers;
@@ -43,6 +43,11 @@ impl Machine {
         }
     }
 
+    /// Names a link that the server has opened.
+    pub(crate) fn new_link(&mut self) -> LinkId {
+        self.state.new_link()
+    }
+
     /// Something happened here.
     pub(crate) fn local(&mut self, event: LocalEvent<'_>) {
         let state = &mut self.state;
@@ -61,6 +66,9 @@ impl Machine {
                         self.servers.workers(state, &application, &channel, is_wanted);
                     }
                 }
+            }
+            LocalEvent::BusOpened { link, application } => {
+                self.publications.opened(state, link, application);
             }
             LocalEvent::LinkBytes { link, bytes } if self.publications.has(link) => {
                 self.publications.link_bytes(state, link, bytes);

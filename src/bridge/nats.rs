@@ -5,6 +5,7 @@ mod outgoing;
 mod subscriptions;
 
 use std::future::poll_fn;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -48,7 +49,7 @@ pub(crate) struct Bridge {
 
 #[derive(Debug, Default)]
 struct Shared {
-    inbox: Inbox,
+    inbox: Inbox<UnixStream>,
     /// Something is in the inbox, or one of the flags is set.
     changed: Notify,
     drains: AtomicBool,
@@ -62,6 +63,13 @@ struct Shared {
 pub(crate) struct Listener(Arc<Shared>);
 
 impl Listener {
+    /// Takes the other end of a bus link that the server has opened.
+    pub(crate) fn open_bus(&self, application: &str, end: UnixStream) {
+        if self.0.inbox.open_bus(application, end) {
+            self.0.changed.notify_one();
+        }
+    }
+
     pub(crate) fn note(&self, interest: &Interest<'_>) {
         if self.0.inbox.note(interest) {
             self.0.changed.notify_one();
@@ -357,8 +365,12 @@ impl Driver {
         self.machine.tick(self.begin.elapsed());
         match woken {
             Woken::Local => {
-                for interest in self.shared.inbox.take() {
+                let (interest, buses) = self.shared.inbox.take();
+                for interest in interest {
                     self.machine.local(LocalEvent::Interest(interest));
+                }
+                for (application, end) in buses {
+                    self.open_bus(application, end);
                 }
             }
             Woken::Link(incoming) => {
@@ -379,6 +391,15 @@ impl Driver {
                 trace::bridge_warning(&format!("NATS' client has refused a message: {why}"));
             }
             Woken::Time => {}
+        }
+    }
+
+    fn open_bus(&mut self, application: String, end: UnixStream) {
+        let link = self.machine.new_link();
+        match self.links.adopt(link, end) {
+            Ok(()) => self.machine.local(LocalEvent::BusOpened { link, application }),
+            // The server finds it closed, and it is opened later.
+            Err(error) => trace::bridge_warning(&format!("a link cannot be used: {error}")),
         }
     }
 

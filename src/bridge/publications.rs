@@ -1,7 +1,9 @@
 //! Publications: what local clients publish goes to NATS, and what comes from there to local subscribers.
 //!
-//! An application with local clients has a bus link, which subscribes to the shared channels at the own
+//! An application with local clients has a bus link, which is subscribed to the shared channels at the own
 //! server and publishes there what other servers sent. The server sends it nothing that it published itself.
+//! The server opens it when the first client comes, before it hears that client. One that was closed since,
+//! because it was slow or memory was short, is opened from here.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,6 +14,7 @@ use super::events::{Command, Level, LinkId, LocalSubject};
 use super::frames::Frames;
 use super::packet::{Kind, Origin, Packet};
 use super::state::{RETRY, State};
+use crate::broker::BUSES_MAX;
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{Envelope, MessageType};
 
@@ -21,10 +24,8 @@ pub(crate) const BUS_BYTES_MAX: usize = 8 << 20;
 pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
 /// The servers whose last publications are remembered.
 pub(crate) const ORIGINS_MAX: usize = 1_024;
-/// The most applications that are shared at a time. Each costs two descriptors.
-pub(crate) const BUSES_MAX: usize = 1_024;
-/// A bus link stays for so long after the last client of its application, so that the next one finds it.
-pub(crate) const BUS_IDLE_MAX: Duration = Duration::from_secs(60);
+/// An application that is one too many is tried again after so long.
+pub(crate) const FULL_RETRY: Duration = Duration::from_secs(5);
 /// The name of a bus link.
 const BUS: &str = "bus";
 
@@ -34,9 +35,10 @@ struct Bus {
     frames: Frames,
     /// Written to the link and not taken by its socket.
     written: usize,
+    /// The link is opened from here then.
     retry_at: Option<Duration>,
-    /// The application has no clients any more, and its link is closed then.
-    idle_until: Option<Duration>,
+    /// The application has clients.
+    is_wanted: bool,
 }
 
 /// A publication of another server that waits for the end of its batch.
@@ -65,45 +67,54 @@ pub(crate) struct Publications {
 impl Publications {
     /// The application has local clients, or none any more.
     pub(crate) fn application(&mut self, state: &mut State, application: &str, is_wanted: bool) {
-        let idle_until = if is_wanted { None } else { Some(state.now + BUS_IDLE_MAX) };
-        if let Some(bus) = self.buses.get_mut(application) {
-            bus.idle_until = idle_until;
+        if state.is_ending {
             return;
         }
-        if !is_wanted || state.is_ending {
-            return;
+        if is_wanted {
+            let bus = self.buses.entry(application.to_owned()).or_default();
+            bus.is_wanted = true;
+            if bus.link.is_none() {
+                // The server says at once that it has opened it, unless it could not.
+                bus.retry_at.get_or_insert(state.now + RETRY);
+            }
+        } else if let Some(bus) = self.buses.get_mut(application) {
+            bus.is_wanted = false;
+            if bus.link.is_none() {
+                self.buses.remove(application);
+            }
         }
-        if self.buses.len() >= BUSES_MAX {
-            let idle = self.buses.iter().filter_map(|(name, bus)| Some((bus.idle_until?, name)));
-            let Some((_, longest)) = idle.min() else {
-                let text = format!("no more than {BUSES_MAX} applications are shared at a time");
-                state.complain(Level::Error, "applications", text);
-                return;
-            };
-            let longest = longest.clone();
-            self.close_bus(state, &longest);
-        }
-        self.buses.insert(application.to_owned(), Bus::default());
-        self.open(state, application);
     }
 
-    fn close_bus(&mut self, state: &mut State, application: &str) {
-        if let Some(bus) = self.buses.remove(application)
-            && let Some(link) = bus.link
-        {
-            self.applications.remove(&link);
+    /// The server has opened a bus link.
+    pub(crate) fn opened(&mut self, state: &mut State, link: LinkId, application: String) {
+        if state.is_ending {
             state.command(Command::CloseLink(link));
+            return;
         }
+        let bus = self.buses.entry(application.clone()).or_default();
+        // The server has one link of each, so that another one is closed there.
+        if let Some(older) = bus.link {
+            self.applications.remove(&older);
+            state.command(Command::CloseLink(older));
+        }
+        *bus = Bus { link: Some(link), is_wanted: bus.is_wanted, ..Bus::default() };
+        self.applications.insert(link, application);
     }
 
     fn open(&mut self, state: &mut State, application: &str) {
         let Some(bus) = self.buses.get_mut(application) else { return };
+        if self.applications.len() >= BUSES_MAX {
+            bus.retry_at = Some(state.now + FULL_RETRY);
+            let text = format!("no more than {BUSES_MAX} applications are shared at a time");
+            state.complain(Level::Error, "applications", text);
+            return;
+        }
         let (link, mut written) = state.open_link(application, BUS);
         for pattern in state.settings.channels.clone() {
             let subscribe = state.control.subscribe(application, BUS, &pattern);
             written += state.write_link(link, &subscribe);
         }
-        *bus = Bus { link: Some(link), written, idle_until: bus.idle_until, ..Bus::default() };
+        *bus = Bus { link: Some(link), written, is_wanted: bus.is_wanted, ..Bus::default() };
         self.applications.insert(link, application.to_owned());
     }
 
@@ -159,14 +170,9 @@ impl Publications {
         }
     }
 
-    /// Opens the links again that have ended, and closes those that nobody has needed for long.
+    /// Opens the links again that have ended.
     pub(crate) fn tick(&mut self, state: &mut State) {
         let now = state.now;
-        let is_idle = |bus: &Bus| bus.idle_until.is_some_and(|at| at <= now);
-        let idle = self.buses.iter().filter(|(_, bus)| is_idle(bus));
-        for application in idle.map(|(application, _)| application.clone()).collect::<Vec<_>>() {
-            self.close_bus(state, &application);
-        }
         let is_due = |bus: &Bus| bus.retry_at.is_some_and(|at| at <= now);
         let due = self.buses.iter().filter(|(_, bus)| is_due(bus));
         for application in due.map(|(application, _)| application.clone()).collect::<Vec<_>>() {
@@ -174,9 +180,9 @@ impl Publications {
         }
     }
 
-    /// When there is one to open or to close.
+    /// When there is one to open.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.buses.values().flat_map(|bus| [bus.retry_at, bus.idle_until]).flatten().min()
+        self.buses.values().filter_map(|bus| bus.retry_at).min()
     }
 
     /// Returns whether the link is a bus link.
@@ -196,8 +202,12 @@ impl Publications {
         if let Some(application) = self.applications.remove(&link)
             && let Some(bus) = self.buses.get_mut(&application)
         {
-            let (retry_at, idle_until) = (Some(state.now + RETRY), bus.idle_until);
-            *bus = Bus { retry_at, idle_until, ..Bus::default() };
+            if bus.is_wanted {
+                let retry_at = Some(state.now + RETRY);
+                *bus = Bus { retry_at, is_wanted: true, ..Bus::default() };
+            } else {
+                self.buses.remove(&application);
+            }
         }
     }
 

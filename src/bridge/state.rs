@@ -69,10 +69,14 @@ impl State {
         Origin { id: self.settings.id, incarnation: self.settings.incarnation }
     }
 
+    pub(crate) fn new_link(&mut self) -> LinkId {
+        self.links += 1;
+        LinkId(self.links)
+    }
+
     /// Opens a link and introduces it.
     pub(crate) fn open_link(&mut self, application: &str, name: &str) -> (LinkId, usize) {
-        self.links += 1;
-        let link = LinkId(self.links);
+        let link = self.new_link();
         self.commands.push_back(Command::OpenLink { link });
         let connect = self.control.connect(application, name);
         (link, self.write_link(link, &connect))

@@ -106,7 +106,8 @@ impl Server {
         let time = Now { monotonic: now, unix: now };
         let mut broker = Broker::new(Limits::default(), Access::default(), seed, time);
         let (sender, interest) = channel();
-        broker.on_interest(move |interest| sender.send(owned(interest)).unwrap());
+        let hook = move |interest: &Interest<'_>| sender.send(owned(interest)).unwrap();
+        broker.context().join(settings.channels.clone(), hook);
         Self {
             broker,
             machine: Machine::new(settings, now),
@@ -166,7 +167,27 @@ impl Server {
         match action {
             Action::Flush(key) => self.flush(key),
             Action::Resume(key) => self.resumed.push(key),
-            Action::FinishWrite(_) => {}
+            Action::FinishWrite(key) => {
+                // Its other end finds the end of the stream, and goes.
+                if let Some(link) = self.keys.remove(&key) {
+                    self.links.remove(&link);
+                    self.to_broker.remove(&link);
+                    self.machine.local(LocalEvent::LinkClosed(link));
+                    self.broker.hang_up(key, HangUp::Reset);
+                }
+            }
+            Action::Attach(key) => {
+                let application = self.broker.application_of(key).unwrap().to_string();
+                let link = self.machine.new_link();
+                self.links.insert(link, key);
+                self.keys.insert(key, link);
+                // It is told as soon as what it is for has been.
+                while let Ok(interest) = self.interest.try_recv() {
+                    self.machine.local(LocalEvent::Interest(interest));
+                }
+                self.machine.local(LocalEvent::BusOpened { link, application });
+                self.flush(key);
+            }
             Action::Close(key) => {
                 if let Some(link) = self.keys.remove(&key) {
                     self.links.remove(&link);

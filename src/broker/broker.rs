@@ -1,5 +1,7 @@
 //! The interface for the driver: it accepts, receives, sends, and lets time pass.
 
+#[cfg(any(test, feature = "net"))]
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::Access;
@@ -143,6 +145,13 @@ impl Broker {
             closing::report(core, key, &why);
         }
         Some(key)
+    }
+
+    /// Returns the application of a link that [`Action::Attach`] is for.
+    #[cfg(any(test, feature = "net"))]
+    pub(crate) fn application_of(&self, key: ConnectionKey) -> Option<Arc<str>> {
+        let application = self.core.connections.session(key)?.application;
+        Some(self.core.router.applications.get(application)?.id.clone())
     }
 
     /// Adds memory of a connection's transport to the total that [`Limits::memory_bytes_max`] bounds.

@@ -253,7 +253,8 @@ impl World {
         let (Action::Flush(key)
         | Action::Resume(key)
         | Action::FinishWrite(key)
-        | Action::Close(key)) = action;
+        | Action::Close(key)
+        | Action::Attach(key)) = action;
         let at = self.peers.iter().position(|peer| peer.as_ref().is_some_and(|p| p.key == key));
         let Some(at) = at else { return };
         match action {
@@ -269,7 +270,7 @@ impl World {
                     self.call(Call::Exhausted, |broker| broker.exhausted(key));
                 }
             }
-            Action::FinishWrite(_) => {}
+            Action::FinishWrite(_) | Action::Attach(_) => {}
             Action::Close(_) => {
                 self.peers[at] = None;
                 self.model.gone(at);

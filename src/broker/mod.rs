@@ -44,6 +44,10 @@ pub use embed::setup::{Application, Channel};
 pub use history_rule::HistoryRule;
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
+#[cfg(all(test, feature = "nats"))]
+pub(crate) use state::buses::BUS_IDLE_MAX;
+#[cfg(any(feature = "nats", feature = "simulation"))]
+pub(crate) use state::buses::BUSES_MAX;
 pub use state::counters::Counters;
 pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Written};
 pub use state::interest::{Interest, InterestIn};

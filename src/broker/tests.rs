@@ -22,6 +22,7 @@ use crate::Message;
 
 mod attachments;
 mod bounds;
+mod buses;
 mod call_bounds;
 mod call_chaos;
 mod calls;
@@ -60,6 +61,7 @@ struct World {
     now: Now,
     received: BTreeMap<ConnectionKey, Vec<u8>>,
     closed: Vec<ConnectionKey>,
+    attached: Vec<ConnectionKey>,
     /// Connections whose write side was shut.
     shut: Vec<ConnectionKey>,
     /// Connections whose kernel takes nothing more.
@@ -82,6 +84,7 @@ impl World {
             now: Now::default(),
             received: BTreeMap::new(),
             closed: Vec::new(),
+            attached: Vec::new(),
             shut: Vec::new(),
             stalled: Vec::new(),
             holding: Vec::new(),
@@ -199,6 +202,7 @@ impl World {
                 Action::Resume(key) => self.resumed.push(key),
                 Action::FinishWrite(key) => self.shut.push(key),
                 Action::Close(key) => self.closed.push(key),
+                Action::Attach(key) => self.attached.push(key),
             }
         }
     }

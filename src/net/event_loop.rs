@@ -14,7 +14,7 @@ use super::accept::{Accepted, Listeners};
 use super::budget::{Bounded, Budget, Meter, Unbounded};
 use super::clock::Clock;
 use super::inherited::Inherited;
-use super::link_opener::{LinkOpener, OpenedLinks};
+use super::link_opener::{Attacher, LinkOpener, OpenedLinks};
 use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
@@ -39,6 +39,7 @@ pub(crate) struct EventLoop<S: System> {
     listeners: Listeners<S>,
     /// Links that other threads have opened, and no turn has taken yet. They wake the loop.
     links: OpenedLinks<S::Stream>,
+    attacher: Attacher<S::Stream>,
     /// The sockets, by the index of the broker's key.
     sockets: Vec<Option<Socket<S::Stream>>>,
     /// Connections that may have bytes to be read or processed, or can be written again.
@@ -96,6 +97,20 @@ impl EventLoop<MioSystem> {
         LinkOpener::new(&self.links, self.system.waker())
     }
 
+    /// Calls `take` with the other end of each link that the broker opens itself, and with its application.
+    /// That end is connected already: it says and gets nothing of a handshake.
+    #[cfg(any(test, feature = "nats"))]
+    pub(crate) fn on_attach(
+        &mut self,
+        mut take: impl FnMut(&str, std::os::unix::net::UnixStream) + Send + 'static,
+    ) {
+        self.attacher.set(move |application| {
+            let (ours, theirs) = super::link_opener::pair()?;
+            take(application, theirs);
+            Ok(ours)
+        });
+    }
+
     /// Converts a time of the loop. Returns `None` for one beyond the range of `Instant`.
     pub(crate) fn instant(&self, monotonic: Duration) -> Option<Instant> {
         self.system.start().checked_add(monotonic)
@@ -111,6 +126,7 @@ impl<S: System> EventLoop<S> {
     ) -> io::Result<Self> {
         Ok(Self {
             links: OpenedLinks::new(),
+            attacher: Attacher::default(),
             listeners: Listeners::new(listeners, &mut system)?,
             events: Vec::new(),
             has_more_events: false,
@@ -413,7 +429,13 @@ impl<S: System> EventLoop<S> {
     }
 
     fn take_on(&mut self, broker: &mut Broker, stream: S::Stream, peer: Peer) {
-        let Some(key) = broker.accept_from(peer) else { return };
+        if let Some(key) = broker.accept_from(peer) {
+            self.watch(broker, key, stream);
+        }
+    }
+
+    /// Reads a connection from now on.
+    fn watch(&mut self, broker: &mut Broker, key: ConnectionKey, stream: S::Stream) {
         broker.add_transport_bytes(key, stream.held_bytes());
         let Ok(socket) = Socket::new(stream, key, &mut self.system) else {
             branches::note(Branch::WatchFailed);
@@ -426,6 +448,20 @@ impl<S: System> EventLoop<S> {
         }
         self.sockets[index] = Some(socket);
         // Its registration reports bytes that have already arrived, to the next turn.
+    }
+
+    /// Makes the socket of a link that the broker has opened itself.
+    #[cold]
+    fn attach(&mut self, broker: &mut Broker, key: ConnectionKey) {
+        let Some(application) = broker.application_of(key) else { return };
+        match self.attacher.attach(&application) {
+            Ok(stream) => self.watch(broker, key, stream),
+            // There are no descriptors left. Whoever holds the other ends of links opens it later.
+            Err(_) => broker.hang_up(key, HangUp::Reset),
+        }
+        if let Some(socket) = find(&mut self.sockets, key) {
+            flush(socket, broker, &mut self.system);
+        }
     }
 
     fn run_mailbox(&mut self, broker: &mut Broker, meter: &mut impl Meter) {
@@ -539,8 +575,14 @@ impl<S: System> EventLoop<S> {
             let (Action::Flush(key)
             | Action::Resume(key)
             | Action::FinishWrite(key)
-            | Action::Close(key)) = action;
-            let Some(socket) = find(&mut self.sockets, key) else { continue };
+            | Action::Close(key)
+            | Action::Attach(key)) = action;
+            let Some(socket) = find(&mut self.sockets, key) else {
+                if matches!(action, Action::Attach(_)) {
+                    self.attach(broker, key);
+                }
+                continue;
+            };
             match action {
                 Action::Flush(_) => flush(socket, broker, &mut self.system),
                 Action::Resume(_) => {
@@ -554,6 +596,7 @@ impl<S: System> EventLoop<S> {
                     socket.enlist(&mut self.ready);
                 }
                 Action::Close(_) => self.sockets[key.index()] = None,
+                Action::Attach(_) => {}
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Opens links to other servers: connections that the process makes to its own server.
+//! Opens links to other servers: connections that the process makes to its own server. Other threads open
+//! some, and the broker itself opens others.
 
 use std::fmt;
 use std::io;
@@ -7,6 +8,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stream::SocketStream;
+
+/// Makes the streams of links that the broker opens itself, and gives their other ends away, with the
+/// application of each.
+pub(super) struct Attacher<T>(Option<Attach<T>>);
+
+type Attach<T> = Box<dyn FnMut(&str) -> io::Result<T> + Send>;
+
+impl<T> fmt::Debug for Attacher<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attacher").field("is_set", &self.0.is_some()).finish()
+    }
+}
+
+impl<T> Default for Attacher<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Attacher<T> {
+    #[cfg_attr(
+        not(any(test, feature = "nats", feature = "simulation")),
+        expect(dead_code, reason = "only who joins others has links")
+    )]
+    pub(super) fn set(&mut self, attach: impl FnMut(&str) -> io::Result<T> + Send + 'static) {
+        self.0 = Some(Box::new(attach));
+    }
+
+    #[cold]
+    pub(super) fn attach(&mut self, application: &str) -> io::Result<T> {
+        self.0
+            .as_mut()
+            .map_or(Err(io::ErrorKind::NotConnected.into()), |attach| attach(application))
+    }
+}
+
+/// The stream of a link, and its other end, which blocks.
+pub(super) fn pair() -> io::Result<(SocketStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((SocketStream::unix(mio::net::UnixStream::from_std(ours)), theirs))
+}
 
 /// Links that were opened and that the loop has not taken yet: the loop's side.
 #[derive(Debug)]
@@ -79,9 +122,7 @@ impl LinkOpener {
     /// # Errors
     /// If the process has no descriptors left, or the server has ended.
     pub(crate) fn open(&self) -> io::Result<UnixStream> {
-        let (ours, theirs) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let stream = SocketStream::unix(mio::net::UnixStream::from_std(ours));
+        let (stream, theirs) = pair()?;
         let is_open = self
             .opened
             .change(|streams| streams.as_mut().map(|streams| streams.push(stream)).is_some());

@@ -38,7 +38,10 @@ impl Server {
         let frame_bytes_max = self.broker.limits().frame_bytes_max;
         let bridge = Bridge::start(options, frame_bytes_max, self.link_opener())?;
         let listener = bridge.listener();
-        self.context().on_interest_for_bridge(move |interest| listener.note(interest));
+        let opened = listener.clone();
+        self.net.on_attach(move |application, end| opened.open_bus(application, end));
+        let channels = options.channels.clone();
+        self.context().join(channels, move |interest| listener.note(interest));
         self.broker.set_nats_stats(bridge.stats());
         self.bridge = Some(bridge);
         Ok(())

@@ -52,7 +52,16 @@ impl Links {
     }
 
     pub(super) fn open(&mut self, id: LinkId) -> io::Result<()> {
-        let stream = self.opener.open()?;
+        let end = self.opener.open()?;
+        self.adopt(id, end)
+    }
+
+    /// Takes the end of a link that is open already.
+    pub(super) fn adopt(
+        &mut self,
+        id: LinkId,
+        stream: std::os::unix::net::UnixStream,
+    ) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let stream = Arc::new(UnixStream::from_std(stream)?);
         let (write, waiting) = mpsc::unbounded_channel();

@@ -1,7 +1,9 @@
 //! Publications between servers.
 
-use super::super::publications::{BUS_IDLE_MAX, BUSES_MAX};
+use super::super::publications::FULL_RETRY;
+use super::super::state::RETRY;
 use super::*;
+use crate::broker::{BUS_IDLE_MAX, BUSES_MAX};
 
 fn subscribe(world: &mut World, client: Client, channel: &str, is_pattern: bool) {
     world.send(client, &message("subscribe", channel, "s", &json!({"pattern": is_pattern})));
@@ -195,9 +197,54 @@ fn a_bus_link_outlives_the_last_client_of_its_application_for_a_while() {
     assert_eq!(world.servers[0].links.len(), 0);
 }
 
+#[test]
+fn the_first_thing_that_the_first_client_of_an_application_says_is_shared() {
+    let mut world = World::joined(2, 11);
+    let there = world.client(1, "there");
+    subscribe(&mut world, there, "news", false);
+    world.rest();
+    for number in 0..5 {
+        let first = world.servers[0].broker.accept().unwrap();
+        let connect = json!({"action": "connect", "connection_id": "first"});
+        let said = [
+            framed(&message("request", "system", "c", &connect)),
+            framed(&message("publish", "news", "p", &json!(number))),
+        ];
+        let client = Client { at: 0, key: first };
+        world.with(0, |server| {
+            server.broker.receive(first, &said.concat());
+        });
+        world.rest();
+        assert_eq!(world.payloads(there), [json!(number)]);
+        // The next one is the first again.
+        world.hang_up(client);
+        world.pass(BUS_IDLE_MAX);
+        world.rest();
+        assert_eq!(world.servers[0].links.len(), 0);
+    }
+}
+
+#[test]
+fn a_bus_link_that_was_closed_is_opened_anew() {
+    let mut world = World::joined(2, 12);
+    let (here, there) = (world.client(0, "a"), world.client(1, "b"));
+    subscribe(&mut world, there, "news", false);
+    world.rest();
+    let bus = *world.servers[0].links.values().next().unwrap();
+    world.with(0, |server| server.broker.hang_up(bus, HangUp::Reset));
+    world.pass(RETRY);
+    publish(&mut world, here, "news", &json!(1));
+    world.rest();
+    assert_eq!(world.payloads(there), [json!(1)]);
+    // The server has closed the link, which another client's coming does not make it open twice.
+    world.client(0, "c");
+    world.rest();
+    assert_eq!(world.servers[0].links.len(), 1);
+}
+
 /// Whoever makes up applications takes no more than that.
 #[test]
-fn so_many_applications_are_shared_and_the_longest_idle_one_makes_room() {
+fn so_many_applications_are_shared_and_the_others_wait_until_one_goes() {
     let mut world = World::joined(1, 10);
     let tell = |world: &mut World, number: usize, is_wanted| {
         world.with(0, |server| {
@@ -206,16 +253,18 @@ fn so_many_applications_are_shared_and_the_longest_idle_one_makes_room() {
             server.machine.local(LocalEvent::Interest(interest));
         });
     };
-    for number in 0..BUSES_MAX + 2 {
+    for number in 0..=BUSES_MAX {
         tell(&mut world, number, true);
     }
+    world.pass(RETRY);
     let links = |world: &World| world.servers[0].links.len();
     assert_eq!(links(&world), BUSES_MAX);
     let is_told = |line: &String| line.contains("applications are shared at a time");
     assert!(world.servers[0].log.iter().any(is_told), "{:?}", world.servers[0].log);
     tell(&mut world, 7, false);
-    tell(&mut world, BUSES_MAX + 5, true);
-    assert_eq!(links(&world), BUSES_MAX);
-    tell(&mut world, 7, true);
-    assert_eq!(links(&world), BUSES_MAX, "it has lost its place");
+    let one = *world.servers[0].links.values().nth(7).unwrap();
+    world.with(0, |server| server.broker.hang_up(one, HangUp::Reset));
+    assert_eq!(links(&world), BUSES_MAX - 1);
+    world.pass(FULL_RETRY);
+    assert_eq!(links(&world), BUSES_MAX, "another one has its place");
 }

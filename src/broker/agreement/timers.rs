@@ -76,7 +76,10 @@ pub(super) fn check(core: &Core) -> Result<(), String> {
 fn due(core: &Core, key: ConnectionKey, connection: &Connection) -> Option<Due> {
     match connection.state() {
         State::Handshake => Some(Due::Handshake(key)),
-        State::Open(_) if connection.is_link() => None,
+        State::Open(session) if connection.is_link() => {
+            let application = core.router.applications.get(session.application)?;
+            (application.bus == Some(key) && !application.is_wanted()).then_some(Due::Bus(key))
+        }
         State::Open(_) | State::Superseded => core.limits.idle_timeout.map(|_| Due::Idle(key)),
         State::Closing | State::Lingering => Some(Due::Linger(key)),
         State::Closed => None,

@@ -5,7 +5,7 @@ use super::changes::{self, Change};
 use super::context::Context;
 use crate::branches::{self, Branch};
 use crate::broker::flow::topic::{keeping, replays};
-use crate::broker::flow::{channels, closing, interest, subscriptions};
+use crate::broker::flow::{applications, channels, closing, interest, subscriptions};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
 
@@ -34,7 +34,7 @@ impl Context<'_> {
     /// # Panics
     /// If the id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn create_application(&mut self, app_id: &str, name: Option<&str>) {
-        channels::pin_application(self.core, app_id, name);
+        applications::pin(self.core, app_id, name);
     }
 
     /// Creates a channel, or finds the one with this id, and its application as well. Both exist until
@@ -43,7 +43,7 @@ impl Context<'_> {
     /// # Panics
     /// If an id is empty or longer than [`ID_BYTES_MAX`](crate::proto::ID_BYTES_MAX).
     pub fn create_channel(&mut self, app_id: &str, channel_id: &str) {
-        let application = channels::pin_application(self.core, app_id, None);
+        let application = applications::pin(self.core, app_id, None);
         branches::note(Branch::ChannelCreated);
         channels::pin_channel(self.core, application, channel_id);
     }

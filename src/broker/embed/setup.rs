@@ -5,7 +5,7 @@ use std::fmt;
 use super::changes::{self, Change};
 use super::context::Context;
 use super::request::{Delivery, Request, RequestResult, Verdict};
-use crate::broker::flow::{channels, interest};
+use crate::broker::flow::{applications, channels, interest};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::interest::{Interest, Listener};
@@ -33,7 +33,7 @@ pub struct Application<'a> {
 
 impl<'a> Application<'a> {
     pub(crate) fn pin(core: &'a mut Core, id: &str, name: Option<&str>) -> Self {
-        let key = channels::pin_application(core, id, name);
+        let key = applications::pin(core, id, name);
         Self { core, key, id: id.to_owned() }
     }
 
@@ -209,12 +209,15 @@ impl Context<'_> {
         interest::install(self.core, Listener::Process, Box::new(hook));
     }
 
-    /// Sets the hook of what joins the server with others, beside the process's own.
-    #[cfg(feature = "nats")]
-    pub(crate) fn on_interest_for_bridge(
+    /// Joins the server with others: sets a hook beside the process's own, and opens a link of each
+    /// application that hears the channels that match the patterns, see [`Action::Attach`].
+    #[cfg(any(test, feature = "nats", feature = "simulation"))]
+    pub(crate) fn join(
         &mut self,
+        patterns: impl IntoIterator<Item = String>,
         hook: impl FnMut(&Interest<'_>) + Send + 'static,
     ) {
         interest::install(self.core, Listener::Bridge, Box::new(hook));
+        applications::share(self.core, patterns);
     }
 }

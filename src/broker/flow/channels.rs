@@ -1,6 +1,5 @@
 //! Finds, creates, pins and removes channels and applications.
 
-use super::interest;
 use crate::branches::{self, Branch};
 use crate::broker::state::core::Core;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey};
@@ -121,23 +120,6 @@ pub(crate) fn disown_unused(core: &mut Core, from: ConnectionKey, channel: Chann
     }
 }
 
-/// Creates an application or finds it, and keeps it for the life of the server.
-///
-/// # Panics
-/// If the id could not stand in a message.
-pub(crate) fn pin_application(core: &mut Core, id: &str, name: Option<&str>) -> ApplicationKey {
-    assert_usable(id);
-    let key = core.router.find_or_create_application(id, core.turn.now.unix);
-    if let Some(application) = core.router.applications.get_mut(key) {
-        application.pinned = true;
-        if let Some(name) = name {
-            application.name = name.into();
-        }
-    }
-    interest::note_application(core, key);
-    key
-}
-
 /// Creates a channel or finds it, and keeps it until it is removed. `None` if there is no such
 /// application.
 ///
@@ -186,7 +168,7 @@ pub(crate) fn give_history(core: &mut Core, channel: ChannelKey) {
     core.router.change_topic(channel, |topic| topic.history = Some(Box::new(history)));
 }
 
-fn assert_usable(id: &str) {
+pub(crate) fn assert_usable(id: &str) {
     assert!(
         !id.is_empty() && id.len() <= ID_BYTES_MAX,
         "an id has 1 to {ID_BYTES_MAX} bytes, this one has {}",

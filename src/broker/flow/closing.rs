@@ -285,6 +285,10 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     if matches!(peer, PackedPeer::Link) {
         if let Some(application) = core.router.applications.get_mut(session.application) {
             application.links -= 1;
+            if application.bus == Some(key) {
+                application.bus = None;
+                core.buses.remove(key);
+            }
         }
         return core.router.forget_if_unused(session.application);
     }

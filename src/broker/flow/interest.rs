@@ -1,10 +1,12 @@
 //! Tells the process of first and last clients, subscribers and workers, if it wants to know. Links to
 //! other servers are none of them.
 
+use crate::broker::state::buses::BUS_IDLE_MAX;
 use crate::broker::state::core::Core;
 use crate::broker::state::interest::{Interest, InterestHook, InterestIn, Listener};
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, NodeKey};
 use crate::broker::state::router::{Channel, Told};
+use crate::broker::state::timers::Due;
 
 /// Sets a hook, and tells it what is there.
 #[cold]
@@ -35,13 +37,29 @@ pub(crate) fn note_application(core: &mut Core, key: ApplicationKey) {
     }
 }
 
+/// Does the same. Returns whether it has changed.
 #[cold]
-fn look_at_application(core: &mut Core, key: ApplicationKey) {
-    let Some(application) = core.router.applications.get_mut(key) else { return };
+pub(crate) fn look_at_application(core: &mut Core, key: ApplicationKey) -> bool {
+    let Some(application) = core.router.applications.get_mut(key) else { return false };
     let is_wanted = application.is_wanted();
-    if application.is_told != is_wanted {
-        application.is_told = is_wanted;
-        tell(core, key, InterestIn::Application, is_wanted);
+    if application.is_told == is_wanted {
+        return false;
+    }
+    application.is_told = is_wanted;
+    tell(core, key, InterestIn::Application, is_wanted);
+    mind_bus(core, key);
+    true
+}
+
+/// Begins the time after which the bus link of an application ends, or takes it back: it stays while the
+/// application is wanted, and for a while longer.
+pub(crate) fn mind_bus(core: &mut Core, key: ApplicationKey) {
+    let Some(application) = core.router.applications.get(key) else { return };
+    let Some(bus) = application.bus else { return };
+    let end = core.turn.deadline_in(BUS_IDLE_MAX);
+    let idle = (!application.is_wanted()).then_some((end, Due::Bus(bus)));
+    if let Some(connection) = core.connections.get_mut(bus) {
+        core.timers.reset(&mut connection.timer, idle);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The paths of messages and connections. All functions take the state as an argument.
 
 pub(crate) mod answers;
+pub(crate) mod applications;
 pub(crate) mod attachments;
 pub(crate) mod calls;
 pub(crate) mod cancels;

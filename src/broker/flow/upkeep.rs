@@ -72,6 +72,7 @@ pub(crate) fn expire(core: &mut Core) -> bool {
         Due::Deadline(key) => requests::expire_by_ttl(core, key),
         Due::Memory => memory::end_grace(core),
         Due::Ageing(channel) => keeping::age(core, channel),
+        Due::Bus(key) => closing::begin(core, key),
         Due::DrainDeadline => drain::cut_off(core),
     }
     true

@@ -10,7 +10,7 @@ use super::listings::{self, Listing};
 use super::operator;
 use super::purge;
 use crate::branches::{self, Branch};
-use crate::broker::flow::{answers, channels, closing, interest, workers};
+use crate::broker::flow::{answers, applications, channels, closing, workers};
 use crate::broker::limits::CONCURRENCY_MAX;
 use crate::broker::state::connection::{Session, State};
 use crate::broker::state::core::Core;
@@ -47,9 +47,12 @@ pub(crate) fn connect(
         return Err(if is_link { refusal::no_link_id() } else { refusal::link_id() });
     }
     let id: Arc<str> = id.into();
+    if is_link {
+        applications::check_link(core, &app_id, &id)?;
+    }
     let key = core.router.find_or_create_application(&app_id, core.turn.now.unix);
     if is_link {
-        open_link(core, from, key, &id);
+        applications::open_link(core, from, key, &id);
     } else {
         open(core, from, key, &id);
     }
@@ -97,19 +100,7 @@ fn open(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>
     let connection_id = id.clone();
     let event = ConnectionEvent { opened: true, key: from, app_id, connection_id, peer };
     core.agenda.events.push(event);
-    interest::note_application(core, key);
-}
-
-/// Opens a link, which is no client: nobody is told of it, nobody takes it over, and its silence does not
-/// end it.
-#[cold]
-fn open_link(core: &mut Core, from: ConnectionKey, key: ApplicationKey, id: &Arc<str>) {
-    let Some(application) = core.router.applications.get_mut(key) else { return };
-    application.links += 1;
-    let Some(connection) = core.connections.get_mut(from) else { return };
-    core.timers.reset(&mut connection.timer, None);
-    let session = Session::new(key, id.clone(), core.turn.now.unix);
-    core.connections.enter(from, State::Open(session));
+    applications::note_wanted(core, key);
 }
 
 /// A request on the `system` channel.

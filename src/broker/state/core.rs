@@ -1,6 +1,7 @@
 //! All tables together. The layers above it change them.
 
 use super::budget::Budget;
+use super::buses::Buses;
 use super::connection::{Connection, Connections};
 use super::counters::Counters;
 use super::encoder::Encoder;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) counters: Counters,
     pub(crate) latency: Recorder,
     pub(crate) interests: Interests,
+    pub(crate) buses: Buses,
 }
 
 /// The state of the whole server.
@@ -90,6 +92,7 @@ impl Core {
             counters: Counters::default(),
             latency: Recorder::default(),
             interests: Interests::default(),
+            buses: Buses::default(),
             limits,
             access,
         }

@@ -53,6 +53,9 @@ pub enum Action {
     FinishWrite(ConnectionKey),
     /// Drop the socket. The key's index may be reused from now on.
     Close(ConnectionKey),
+    /// Make a socket for a link that the broker has opened itself, and [flush](Self::Flush) it. Only a broker
+    /// that is joined with others says so, by the library's own driver.
+    Attach(ConnectionKey),
 }
 
 /// The way in which a peer went away.

@@ -42,7 +42,10 @@ pub(crate) enum Listener {
     /// The process's, which embeds the server.
     Process,
     /// What joins the server with others.
-    #[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only the bridge is one"))]
+    #[cfg_attr(
+        not(any(test, feature = "nats", feature = "simulation")),
+        expect(dead_code, reason = "only the bridge is one")
+    )]
     Bridge,
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod arena;
 pub(crate) mod budget;
+pub(crate) mod buses;
 pub(crate) mod call_index;
 pub(crate) mod calls;
 pub(crate) mod connection;

@@ -5,6 +5,7 @@ pub(crate) mod topic;
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::buses::BUSES_MAX;
 use crate::broker::limits::CONCURRENCY_MAX;
 use crate::handler_error::shortened;
 use crate::proto::{CREDIT_MAX, ErrorCode, Fault, ID_BYTES_MAX};
@@ -146,6 +147,22 @@ pub(crate) fn no_link_id() -> Refusal {
         "this is a link to another server, whose connection_id begins with $link/; connect with such \
          a one",
     )
+}
+
+pub(crate) fn bus_is_there() -> Refusal {
+    Refusal::new(
+        ErrorCode::Forbidden,
+        "this application has a link with the connection_id $link/bus, by which other servers hear it; \
+         another one would make them hear everything twice",
+    )
+}
+
+pub(crate) fn too_many_buses() -> Refusal {
+    let text = format!(
+        "{BUSES_MAX} applications with clients are shared with other servers, and no more are; start \
+         another server for others"
+    );
+    Refusal::new(ErrorCode::LimitExceeded, text)
 }
 
 pub(crate) fn link_hears_patterns() -> Refusal {

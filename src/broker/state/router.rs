@@ -37,6 +37,8 @@ pub(crate) struct Application {
     pub(crate) connections: BTreeMap<Arc<str>, ConnectionKey>,
     /// The number of its links, which are no connections of clients.
     pub(crate) links: usize,
+    /// The one of them that hears what its clients publish.
+    pub(crate) bus: Option<ConnectionKey>,
     /// The process was told that it is wanted.
     pub(crate) is_told: bool,
     pub(crate) channels: HashMap<Arc<str>, ChannelKey>,
@@ -133,6 +135,7 @@ impl Router {
             last_activity: now,
             connections: BTreeMap::new(),
             links: 0,
+            bus: None,
             is_told: false,
             channels: HashMap::new(),
             kept: BTreeSet::new(),

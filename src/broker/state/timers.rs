@@ -65,6 +65,8 @@ pub(crate) enum Due {
     Memory,
     /// The oldest message of a channel's history may be too old.
     Ageing(ChannelKey),
+    /// The application of a bus link has had no clients for long.
+    Bus(ConnectionKey),
     DrainDeadline,
 }
 

@@ -225,14 +225,13 @@ fn links_want_nothing() {
 }
 
 #[test]
-#[cfg(feature = "nats")]
 fn the_hook_of_the_process_and_that_of_a_bridge_stand_side_by_side() {
     let mut world = World::new(Limits::default());
     let own = Told::listen(&mut world);
     let one = world.connected("app", "1");
     own.expect(&["+app"]);
     let bridge = Told::default();
-    world.broker.context().on_interest_for_bridge(bridge.hook());
+    world.broker.context().join([], bridge.hook());
     own.expect(&[]);
     bridge.expect(&["+app"]);
     world.subscribe(one, "app", "news");

@@ -419,6 +419,44 @@ fn publications_cross_once_and_do_not_come_back() {
     }
 }
 
+/// The first client says everything in one write, and waits for nothing.
+#[test]
+fn what_the_first_client_of_an_application_says_at_once_comes_to_its_bus_link() {
+    let mut server = Server::bind(Config::default().port(0)).unwrap();
+    let (tell, told) = mpsc::channel();
+    server.net.on_attach(move |application, end| tell.send((application.to_owned(), end)).unwrap());
+    server.application("own", "the process's");
+    server.context().join([">".to_owned()], |_| ());
+    let (handle, port) = (server.handle(), server.addresses()[0].port().unwrap());
+    let thread = thread::spawn(move || server.run().unwrap());
+    assert_eq!(told.recv_timeout(HANG).unwrap().0, "own");
+    let mut clients = Vec::new();
+    for number in 0..50 {
+        let application = format!("app {number}");
+        let connect = json!({"action": "connect", "connection_id": "first"});
+        let mut said = Vec::new();
+        for mut message in
+            [message("request", "system", &connect), message("publish", "news", &json!(number))]
+        {
+            message["app_id"] = json!(application);
+            let body = message.to_string();
+            said.extend((body.len() as u32).to_be_bytes());
+            said.extend(body.into_bytes());
+        }
+        let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.write_all(&said).unwrap();
+        clients.push(client);
+        let (attached, mut end) = told.recv_timeout(HANG).unwrap();
+        assert_eq!(attached, application);
+        end.set_read_timeout(Some(HANG)).unwrap();
+        let heard = read(&mut end);
+        assert_eq!((&heard["app_id"], &heard["payload"]), (&json!(application), &json!(number)));
+    }
+    handle.stop();
+    drop(clients);
+    thread.join().unwrap();
+}
+
 #[test]
 fn a_link_of_a_server_that_has_ended_is_refused() {
     let server = Running::start();

@@ -49,6 +49,41 @@ fn a_subscriber_hears_each_once_and_in_order_over_debians_nats() {
     a_subscriber_of_another_server_hears_each_once_and_in_order(Version::Debian);
 }
 
+/// Whatever the first client of an application says, behind its connect or after the welcome, is shared.
+#[test]
+fn what_the_first_client_of_an_application_says_first_is_heard_elsewhere() {
+    let nats = NatsServer::start();
+    let (here, there) = (joined(&nats), joined(&nats));
+    let applications: Vec<String> = (0..50).map(|number| format!("fresh {number}")).collect();
+    let mut subscribers: Vec<Peer> = applications
+        .iter()
+        .map(|app| there.connected(app, "subscriber").subscribed("news").subscribed("ready"))
+        .collect();
+    // The subscriptions of a server reach NATS in order, so that all others are there with this one.
+    let mut last = there.connected("last", "subscriber").subscribed("news");
+    let mut publishes = here.connected("last", "publishes");
+    until_heard(&mut publishes, "news", &last);
+    for (number, app) in applications.iter().enumerate() {
+        let mut first = here.peer();
+        let connect = json!({"action": "connect", "connection_id": "first"});
+        let mut connect = first.message("request", "system", &connect);
+        let mut publication = first.message("publish", "news", &json!(number));
+        for message in [&mut connect, &mut publication] {
+            message["app_id"] = json!(app);
+        }
+        if number % 2 == 0 {
+            first.send_all([&connect, &publication]);
+        } else {
+            first.send_message(&connect);
+            assert_eq!(first.receive()["payload"]["status"], "connected");
+            first.send_message(&publication);
+        }
+        assert_eq!(next_heard(&mut subscribers[number]), json!(number), "{app}");
+    }
+    publishes.send("publish", "news", json!("end"));
+    assert_eq!(next_heard(&mut last), "end");
+}
+
 /// The exact subscription and the pattern are two subscriptions at NATS that overlap.
 #[test]
 fn patterns_hear_other_servers_and_who_has_both_hears_once() {

@@ -64,6 +64,7 @@ const ROOMS: &[Room] = &[
             "limits access",
             // Tables: each owns its data and knows no other.
             "state/keys state/topic/seat",
+            "state/buses",
             "state/topic/verdicts state/topic/replays state/topic/search",
             "state/arena state/interest state/line state/mailbox state/peer state/encoder state/refusal",
             "state/histogram state/counters state/timeouts state/timers state/events state/watch",
@@ -91,6 +92,7 @@ const ROOMS: &[Room] = &[
             "flow/run flow/hand_out flow/streams flow/forwarding",
             "flow/workers",
             "flow/closing",
+            "flow/applications",
             "flow/memory flow/drain",
             "flow/reload flow/upkeep",
             // The process around it.
