@@ -89,6 +89,22 @@ pub(crate) enum NatsEvent<'a> {
     },
     /// The client or its server dropped messages, because they were not taken in time.
     SlowConsumer,
+    /// NATS did not allow a message or a subscription.
+    Denied {
+        /// What it was.
+        what: Denied,
+        /// Its subject.
+        subject: &'a str,
+    },
+}
+
+/// What NATS does not allow on a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// To publish there.
+    Publish,
+    /// To subscribe to it.
+    Subscribe,
 }
 
 /// What the driver has to do, in order.
@@ -116,6 +132,8 @@ pub(crate) enum Command {
     },
     /// Close a link at once. What waits for its socket is dropped.
     CloseLink(LinkId),
+    /// Close a link once its socket has taken what was written. Nothing more is told about it.
+    FinishLink(LinkId),
     /// Subscribe at NATS.
     Subscribe {
         /// The name of the subscription.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::events::{Command, Level, LinkId, LocalEvent, LocalInterest, LocalSubject, NatsEvent};
+use super::events::{
+    Command, Denied, Level, LinkId, LocalEvent, LocalInterest, LocalSubject, NatsEvent,
+};
 use super::packet::{Kind, Packet, PacketError};
 use super::publications::Publications;
 use super::servers::Servers;
@@ -20,6 +22,8 @@ pub(crate) struct Machine {
     /// Of the connection alone.
     max_payload: usize,
     sessions: u64,
+    /// Publications that NATS did not allow, and that no mark or end of the connection has covered so far.
+    denied: u64,
 }
 
 impl Machine {
@@ -31,6 +35,7 @@ impl Machine {
             servers: Servers::default(),
             max_payload: 0,
             sessions: 0,
+            denied: 0,
         }
     }
 
@@ -105,7 +110,9 @@ impl Machine {
             }
             NatsEvent::Disconnected => {
                 state.is_connected = false;
-                let lost = state.outbox.disconnected();
+                // Those that NATS did not allow were counted when it said so.
+                let lost = state.outbox.disconnected().saturating_sub(self.denied);
+                self.denied = 0;
                 state.stats.lost += lost;
                 let text = match lost {
                     0 => "the connection to NATS is gone".to_owned(),
@@ -118,7 +125,10 @@ impl Machine {
             NatsEvent::Message { subject, payload } => self.message(subject, payload),
             NatsEvent::Drained => self.publications.drained(state),
             NatsEvent::Confirmed { mark } => {
-                state.stats.published += state.outbox.confirmed(mark);
+                let confirmed = state.outbox.confirmed(mark);
+                let denied = self.denied.min(confirmed);
+                self.denied -= denied;
+                state.stats.published += confirmed - denied;
             }
             NatsEvent::SlowConsumer => {
                 state.stats.slow += 1;
@@ -126,7 +136,28 @@ impl Machine {
                 state.complain(Level::Warn, text, text.to_owned());
                 self.servers.slow(state);
             }
+            NatsEvent::Denied { what, subject } => self.denied(what, subject),
         }
+    }
+
+    fn denied(&mut self, what: Denied, subject: &str) {
+        let state = &mut self.state;
+        state.stats.denied += 1;
+        let read = state.subjects.read(subject);
+        if what == Denied::Publish && matches!(read, Some(Subject::Publication { .. })) {
+            self.denied += 1;
+            state.stats.lost += 1;
+        }
+        let (action, so) = match what {
+            Denied::Publish => ("publish on", "what is sent there reaches no other server"),
+            Denied::Subscribe => ("subscribe to", "nothing that others send there comes here"),
+        };
+        let prefix = &state.settings.prefix;
+        let text = format!(
+            "NATS does not allow this server to {action} {subject}, so that {so}: allow its user to publish \
+             on and to subscribe to {prefix}-pub.>, {prefix}-srv.> and {prefix}-all, or share fewer channels"
+        );
+        state.complain(Level::Error, &format!("{action} {subject}"), text);
     }
 
     fn message(&mut self, subject: &str, payload: &[u8]) {
@@ -202,6 +233,7 @@ impl Machine {
     /// The server drains: other servers get to know that there are no workers here any more, and nothing more
     /// of theirs is subscribed to. What is in flight goes on.
     pub(crate) fn drain(&mut self) {
+        self.state.is_draining = true;
         self.servers.drain();
         self.publications.unsubscribe(&mut self.state);
     }
@@ -217,6 +249,12 @@ impl Machine {
         self.servers.finish(&mut self.state);
         self.state.is_ending = true;
         self.state.outbox.hurry();
+    }
+
+    /// Returns whether no tunnel has anything left to send, once all links are closed by a server that has
+    /// drained.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.state.is_connected || self.servers.tunnels() == 0
     }
 
     /// Returns whether nothing is left to do after [`finish`](Self::finish).

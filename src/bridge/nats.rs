@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use self::links::{Incoming, Links};
 use self::outgoing::{Done, Out, Outgoing};
 use self::subscriptions::Subscriptions;
-use super::events::{Command, Level, LocalEvent, NatsEvent};
+use super::events::{Command, Denied, Level, LocalEvent, NatsEvent};
 use super::inbox::Inbox;
 use super::machine::Machine;
 use super::options::{NatsOptions, address, credentials};
@@ -222,6 +222,19 @@ fn connect_options(
     Ok((connect, events))
 }
 
+/// Reads a server's error that a subject is not allowed.
+fn denied(text: &str) -> Option<(Denied, &str)> {
+    let (_, rest) = text.split_once("Permissions Violation for ")?;
+    let (what, rest) = rest.split_once(" to \"")?;
+    let (subject, _) = rest.split_once('"')?;
+    let what = match what {
+        "Publish" => Denied::Publish,
+        "Subscription" => Denied::Subscribe,
+        _ => return None,
+    };
+    Some((what, subject))
+}
+
 /// Returns the time before the n-th attempt in a row.
 fn delay(attempts: usize) -> Duration {
     let doublings = attempts.saturating_sub(1).min(10) as u32;
@@ -240,6 +253,7 @@ fn shown(stats: &BridgeStats) -> NatsStats {
         lost_here: stats.lost_here,
         too_large: stats.too_large,
         refused: stats.refused,
+        denied: stats.denied,
         slow: stats.slow,
         broken_tunnels: stats.broken_tunnels,
         queued_bytes: stats.queued_bytes,
@@ -317,17 +331,25 @@ impl Driver {
             }
             self.note_connection();
             self.machine.tick(self.begin.elapsed());
-            if self.shared.drains.load(Ordering::Relaxed) && !self.drains {
+            let ends = self.shared.ends.load(Ordering::Relaxed);
+            if (ends || self.shared.drains.load(Ordering::Relaxed)) && !self.drains {
                 self.drains = true;
                 self.machine.drain();
             }
-            if self.shared.ends.load(Ordering::Relaxed) && self.ends_at.is_none() {
+            if ends && self.ends_at.is_none() {
                 self.ends_at = Some(Instant::now() + END_TIMEOUT);
-                self.machine.finish();
             }
             self.carry_out();
+            let is_late = self.ends_at.is_some_and(|end| end <= Instant::now());
+            // The server has closed its ends, in which its last answers may still be.
+            if self.ends_at.is_some()
+                && (is_late || self.links.is_empty() && self.machine.is_idle())
+            {
+                self.machine.finish();
+                self.carry_out();
+            }
             self.shared.stats.set(shown(&self.machine.stats()));
-            if self.machine.is_finished() || self.ends_at.is_some_and(|end| end <= Instant::now()) {
+            if self.machine.is_finished() || is_late {
                 return self.end().await;
             }
             let woken = self.wait().await;
@@ -467,8 +489,16 @@ impl Driver {
                     "the NATS server is about to end; it will be left when it closes",
                 );
             }
+            Event::ServerError(ServerError::Other(text)) if denied(&text).is_some() => {
+                if let Some((what, subject)) = denied(&text) {
+                    self.machine.nats(NatsEvent::Denied { what, subject });
+                }
+            }
             Event::ServerError(error) => self.note_trouble(error.to_string()),
-            Event::ClientError(error) => self.note_trouble(error.to_string()),
+            Event::ClientError(error) => self.note_trouble(format!(
+                "no connection to NATS: {error}; see that NATS listens there, and whether it asks for TLS, a \
+                 certificate, or a user, and has a certificate of an authority that is trusted here"
+            )),
             // The state tells more reliably.
             Event::Connected | Event::Disconnected | Event::Draining | Event::Closed => {}
         }
@@ -495,6 +525,7 @@ impl Driver {
                 Command::WriteLink { link, bytes } => self.links.write(link, bytes),
                 Command::ReadLink { link, is_on } => self.links.read(link, is_on),
                 Command::CloseLink(link) => self.links.close(link),
+                Command::FinishLink(link) => self.links.finish(link),
                 Command::Subscribe { id, subject } => self.subscribe(id, subject),
                 Command::Unsubscribe(id) => {
                     self.wanted.remove(&id);

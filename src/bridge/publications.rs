@@ -67,7 +67,7 @@ pub(crate) struct Publications {
 impl Publications {
     /// The application has local clients, or none any more.
     pub(crate) fn application(&mut self, state: &mut State, application: &str, is_wanted: bool) {
-        if state.is_ending {
+        if state.is_ending || state.is_draining {
             return;
         }
         if is_wanted {
@@ -202,7 +202,7 @@ impl Publications {
         if let Some(application) = self.applications.remove(&link)
             && let Some(bus) = self.buses.get_mut(&application)
         {
-            if bus.is_wanted {
+            if bus.is_wanted && !state.is_draining {
                 let retry_at = Some(state.now + RETRY);
                 *bus = Bus { retry_at, is_wanted: true, ..Bus::default() };
             } else {

@@ -245,7 +245,7 @@ impl Servers {
             .filter(|channel| state.settings.is_shared(channel))
             .collect();
         if !self.tunnels.contains_key(&key) {
-            if wanted.is_empty() || self.retries.contains_key(&key) {
+            if wanted.is_empty() || self.retries.contains_key(&key) || state.is_draining {
                 return;
             }
             let Some(tunnel) = open(state, &mut self.epochs, &mut self.links, &key) else { return };
@@ -269,15 +269,15 @@ impl Servers {
         }
         let is_needed = !tunnel.served.is_empty() || self.announced.serves(application);
         if !is_needed && state.now >= tunnel.used_at + IDLE_MAX {
-            self.close_tunnel(state, &key);
+            self.close_tunnel(state, &key, Command::CloseLink);
         }
     }
 
     /// Closes both ends.
-    fn close_tunnel(&mut self, state: &mut State, key: &Key) -> bool {
+    fn close_tunnel(&mut self, state: &mut State, key: &Key, end: fn(LinkId) -> Command) -> bool {
         let Some(tunnel) = self.tunnels.remove(key) else { return false };
         self.links.remove(&tunnel.link);
-        state.command(Command::CloseLink(tunnel.link));
+        state.command(end(tunnel.link));
         if tunnel.theirs.is_some() {
             let close = tunnel.piece(About::Close, &key.0).encode();
             state.send(Kind::Tunnel, Some(key.1), &close);
@@ -287,9 +287,12 @@ impl Servers {
 
     /// Closes both ends because of what happened, which ends the requests in flight.
     fn break_tunnel(&mut self, state: &mut State, key: &Key, why: &'static str, is_retried: bool) {
-        if !self.close_tunnel(state, key) {
-            return;
+        if self.close_tunnel(state, key, Command::CloseLink) {
+            self.note_broken(state, key, why, is_retried);
         }
+    }
+
+    fn note_broken(&mut self, state: &mut State, key: &Key, why: &'static str, is_retried: bool) {
         state.stats.broken_tunnels += 1;
         let text = format!("the tunnel to server {} for {:?} broke: {why}", hex(key.1), key.0);
         state.complain(Level::Warn, why, text);
@@ -325,15 +328,13 @@ impl Servers {
             About::Open => self.opened(state, &key, &piece),
             About::Close => {
                 let tunnel = self.tunnels.get(&key).filter(|tunnel| tunnel.mine == piece.to);
-                match tunnel.map(|tunnel| tunnel.served.is_empty()) {
-                    // Only the other one needed it.
-                    Some(true) => {
-                        self.close_tunnel(state, &key);
-                    }
-                    Some(false) => {
-                        self.break_tunnel(state, &key, "the other server closed it", true);
-                    }
-                    None => {}
+                let Some(tunnel) = tunnel else { return };
+                // Otherwise only the other one needed it.
+                let is_broken = !tunnel.served.is_empty();
+                // What came before this goes to the own server.
+                self.close_tunnel(state, &key, Command::FinishLink);
+                if is_broken {
+                    self.note_broken(state, &key, "the other server closed it", true);
                 }
             }
             About::Chunk | About::Status => self.streamed(state, &key, &piece),
@@ -348,7 +349,10 @@ impl Servers {
             self.break_tunnel(state, key, "the other server began anew", true);
         }
         if !self.tunnels.contains_key(key) {
-            let is_new = piece.to == 0 && self.announced.serves(&key.0) && !state.is_ending;
+            let is_new = piece.to == 0
+                && self.announced.serves(&key.0)
+                && !state.is_ending
+                && !state.is_draining;
             let tunnel =
                 if is_new { open(state, &mut self.epochs, &mut self.links, key) } else { None };
             let Some(tunnel) = tunnel else {
@@ -417,7 +421,9 @@ impl Servers {
             let chunk = chunk.encode();
             state.send(Kind::Tunnel, Some(key.1), &chunk);
         }
-        if let Some(is_on) = tunnel.reading() {
+        if tunnel.is_ending && !tunnel.waits() {
+            self.close_tunnel(state, key, Command::CloseLink);
+        } else if let Some(is_on) = tunnel.reading() {
             state.command(Command::ReadLink { link: tunnel.link, is_on });
         }
     }
@@ -467,8 +473,13 @@ impl Servers {
     }
 
     pub(crate) fn link_closed(&mut self, state: &mut State, link: LinkId) {
-        if let Some(key) = self.links.remove(&link) {
+        let Some(key) = self.links.remove(&link) else { return };
+        if !state.is_draining {
             self.break_tunnel(state, &key, "the own server closed its link", true);
+        } else if let Some(tunnel) = self.tunnels.get_mut(&key) {
+            // Its last answers may wait for credit.
+            tunnel.is_ending = true;
+            self.pump(state, &key);
         }
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) stats: BridgeStats,
     pub(crate) now: Duration,
     pub(crate) is_connected: bool,
+    /// The own server takes nothing new, and closes its links when nothing of theirs is in flight.
+    pub(crate) is_draining: bool,
     /// The machine has been told to end.
     pub(crate) is_ending: bool,
     /// The smallest of all servers that are there, or were while there was a connection.
@@ -55,6 +57,7 @@ impl State {
             stats: BridgeStats::default(),
             now,
             is_connected: false,
+            is_draining: false,
             is_ending: false,
             max_payload: MAX_PAYLOAD_USUAL,
             commands: VecDeque::new(),

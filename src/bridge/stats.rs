@@ -43,6 +43,8 @@ pub(crate) struct BridgeStats {
     pub(crate) broken_tunnels: u64,
     /// Connections to NATS after the first one.
     pub(crate) reconnects: u64,
+    /// Messages and subscriptions that NATS did not allow.
+    pub(crate) denied: u64,
     /// Times that NATS or its client dropped messages, because they were not taken in time.
     pub(crate) slow: u64,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::events::{Command, LinkId, LocalEvent, LocalInterest, LocalSubject, NatsEvent};
+use super::events::{Command, Denied, LinkId, LocalEvent, LocalInterest, LocalSubject, NatsEvent};
 use super::machine::Machine;
 use super::settings::Settings;
 use crate::broker::{
@@ -252,13 +252,10 @@ impl Server {
                     self.flush(key);
                 }
             }
-            Command::CloseLink(link) => {
-                self.to_broker.remove(&link);
-                self.unread.remove(&link);
-                if let Some(key) = self.links.remove(&link) {
-                    self.keys.remove(&key);
-                    self.broker.hang_up(key, HangUp::Reset);
-                }
+            Command::CloseLink(link) => self.close_link(link, HangUp::Reset),
+            Command::FinishLink(link) => {
+                self.offer(link);
+                self.close_link(link, HangUp::EndOfStream);
             }
             Command::Subscribe { id, subject } => self.up(Up::Subscribe(id, subject)),
             Command::Unsubscribe(id) => self.up(Up::Unsubscribe(id)),
@@ -269,6 +266,15 @@ impl Server {
             }
             Command::Mark(mark) => self.up(Up::Mark(mark)),
             Command::Log { text, .. } => self.log.push(text),
+        }
+    }
+
+    fn close_link(&mut self, link: LinkId, how: HangUp) {
+        self.to_broker.remove(&link);
+        self.unread.remove(&link);
+        if let Some(key) = self.links.remove(&link) {
+            self.keys.remove(&key);
+            self.broker.hang_up(key, how);
         }
     }
 

@@ -124,6 +124,8 @@ pub(crate) struct Tunnel {
     pub(crate) served: BTreeSet<String>,
     /// What the own server sent.
     pub(crate) local: Frames,
+    /// The own server has closed the link, and what it sent before still has to go.
+    pub(crate) is_ending: bool,
     is_reading: bool,
     /// What was written to the link and not taken by its socket.
     written: usize,
@@ -145,6 +147,7 @@ impl Tunnel {
             used_at: now,
             served: BTreeSet::new(),
             local: Frames::default(),
+            is_ending: false,
             is_reading: true,
             written: 0,
             outgoing: Outgoing { granted: WINDOW, ..Outgoing::default() },
@@ -201,6 +204,11 @@ impl Tunnel {
         let piece = self.piece(About::Chunk, application);
         let bytes = &self.outgoing.waiting[start..start + bytes];
         Some(Piece { number, bytes, ..piece })
+    }
+
+    /// Returns whether bytes wait for credit, or for less to be under way to NATS.
+    pub(crate) fn waits(&self) -> bool {
+        self.outgoing.sent < self.outgoing.waiting.len()
     }
 
     /// Says whether the link is read from now on, if that changes.

@@ -1,12 +1,20 @@
 //! Several servers over NATS, each with real NATS servers.
 
+mod access;
 mod calls;
+mod cuts;
+mod deaths;
 mod example;
 mod foreign;
+mod identities;
+mod moving;
 mod nats_server;
+mod proxy;
 mod publications;
 mod requests;
+mod secured;
 mod settings;
+mod stranger;
 mod topology;
 mod trouble;
 

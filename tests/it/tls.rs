@@ -1,6 +1,6 @@
 //! TLS on TCP listeners, with certificates made on the spot.
 
-mod certificates;
+pub(crate) mod certificates;
 mod client;
 mod client_failures;
 #[cfg(feature = "cli")]

@@ -39,12 +39,6 @@ struct Link {
     tasks: [JoinHandle<()>; 2],
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
 impl Links {
     pub(super) fn new(opener: LinkOpener) -> Self {
         let (tell, told) = mpsc::channel(EVENTS_MAX);
@@ -87,7 +81,21 @@ impl Links {
     }
 
     pub(super) fn close(&mut self, id: LinkId) {
-        self.open.remove(&id);
+        if let Some(link) = self.open.remove(&id) {
+            link.tasks.iter().for_each(JoinHandle::abort);
+        }
+    }
+
+    /// Closes the link when its socket has taken what was written. What is read until then is dropped, so that
+    /// the server does not wait with its reading until that is taken.
+    pub(super) fn finish(&mut self, id: LinkId) {
+        if let Some(link) = self.open.remove(&id) {
+            link.reads.send_replace(true);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Returns the next event of a link that is open.
@@ -116,7 +124,11 @@ impl Links {
         match incoming {
             Incoming::Bytes(id, _) | Incoming::Took(id, _) => self.open.contains_key(id),
             // The reader and the writer may both tell it.
-            Incoming::Closed(id) => self.open.remove(id).is_some(),
+            Incoming::Closed(id) => {
+                let is_open = self.open.contains_key(id);
+                self.close(*id);
+                is_open
+            }
         }
     }
 }
@@ -131,7 +143,7 @@ async fn read(
     let mut buffer = vec![0; READ_BYTES];
     loop {
         if is_on.wait_for(|is_on| *is_on).await.is_err() {
-            return;
+            break;
         }
         let read = match stream.try_read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -180,4 +192,6 @@ async fn write_all(
             }
         }
     }
+    // Nothing comes any more. The reader holds the socket until the server closes its end.
+    let _ = rustix::net::shutdown(&*stream, rustix::net::Shutdown::Write);
 }

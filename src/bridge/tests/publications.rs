@@ -268,3 +268,44 @@ fn so_many_applications_are_shared_and_the_others_wait_until_one_goes() {
     world.pass(FULL_RETRY);
     assert_eq!(links(&world), BUSES_MAX, "another one has its place");
 }
+
+/// NATS says so on the same connection, before or after the mark behind it.
+#[test]
+fn what_nats_forbids_is_counted_as_lost_and_told_once() {
+    for is_late in [false, true] {
+        let mut world = World::joined(1, 11);
+        let client = world.client(0, "c");
+        world.rest();
+        let deny = |world: &mut World| {
+            world.with(0, |server| {
+                for (what, subject) in [
+                    (Denied::Publish, "ipc-pub.app.secret"),
+                    (Denied::Publish, "ipc-pub.app.secret"),
+                    (Denied::Publish, "ipc-all"),
+                    (Denied::Subscribe, "ipc-pub.app.secret"),
+                ] {
+                    server.machine.nats(NatsEvent::Denied { what, subject });
+                }
+            });
+        };
+        for channel in ["secret", "news", "secret"] {
+            world.send(client, &message("publish", channel, "p", &json!(1)));
+        }
+        if is_late {
+            world.rest();
+        }
+        deny(&mut world);
+        world.send(client, &message("publish", "news", "p", &json!(2)));
+        world.send(client, &message("publish", "news", "p", &json!(3)));
+        world.rest();
+        let stats = world.servers[0].machine.stats();
+        assert_eq!((stats.denied, stats.lost, stats.published), (4, 2, 3));
+        let told = world.servers[0].log.iter().filter(|line| line.contains("does not allow"));
+        assert_eq!(told.count(), 3, "{:?}", world.servers[0].log);
+        // What ends with the connection is not counted twice.
+        world.send(client, &message("publish", "secret", "p", &json!(4)));
+        deny(&mut world);
+        world.cut(0);
+        assert_eq!(world.servers[0].machine.stats().lost, 4);
+    }
+}

@@ -270,6 +270,27 @@ fn a_server_that_drains_gets_no_more_requests_and_answers_those_it_has() {
     assert_eq!(world.servers[0].machine.stats().broken_tunnels, 0);
 }
 
+/// The last answers of a server that drains are more than there is credit for.
+#[test]
+fn what_waits_for_credit_when_a_server_has_drained_still_comes() {
+    let (mut world, client, worker) = pair(15);
+    ask(&mut world, client, "work", "1", &json!(1));
+    world.rest();
+    let request = world.take(worker).pop().unwrap();
+    world.with(1, |server| {
+        server.machine.drain();
+        server.broker.begin_drain();
+    });
+    // A window and a half.
+    let large = json!("x".repeat(3 << 19));
+    answer(&mut world, worker, &request, &large);
+    assert!(world.servers[1].links.is_empty(), "the server has closed them");
+    assert_eq!(world.servers[1].machine.stats().tunnels, 1);
+    world.rest();
+    assert!(world.payloads(client) == [large]);
+    assert_eq!(world.servers[1].machine.stats().tunnels, 0);
+}
+
 #[test]
 fn a_worker_that_leaves_is_no_longer_asked() {
     let (mut world, client, worker) = pair(9);

@@ -98,6 +98,9 @@ pub struct NatsStats {
     pub too_large: u64,
     /// Messages from NATS that are not what they should be.
     pub refused: u64,
+    /// Messages and subscriptions that the permissions of NATS forbid. The publications among them count
+    /// as lost, too.
+    pub denied: u64,
     /// Times that NATS or its client threw messages away, because they were not read in time.
     pub slow: u64,
     /// Connections between two servers that broke, with the requests in them.

@@ -21,6 +21,7 @@ pub(super) fn encode(
         ("nats_lost_here", "Publications of other servers not taken in time", nats.lost_here),
         ("nats_too_large", "Publications over the largest message of NATS", nats.too_large),
         ("nats_refused", "Messages from NATS that are not what they should be", nats.refused),
+        ("nats_denied", "Messages and subscriptions that NATS' permissions forbid", nats.denied),
         ("nats_slow", "Times that NATS threw messages away, not read in time", nats.slow),
         ("nats_broken_tunnels", "Connections between servers that broke", nats.broken_tunnels),
     ] {

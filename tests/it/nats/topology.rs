@@ -10,7 +10,7 @@ use super::{joined, joined_with, next_heard, until_heard, until_served};
 use crate::support::{TestServer, reserved_port};
 
 /// Checks that clients of both reach each other.
-fn reach_each_other(one: &TestServer, other: &TestServer) {
+pub(super) fn reach_each_other(one: &TestServer, other: &TestServer) {
     // Each round has a channel of its own, so that the worker of an earlier one is none of this.
     static ROUND: AtomicU32 = AtomicU32::new(0);
     for (here, there) in [(one, other), (other, one)] {

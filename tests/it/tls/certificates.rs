@@ -15,19 +15,19 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::scratch::Scratch;
 
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     scratch: Scratch,
     /// The server's private key.
     pub(super) key: String,
 }
 
 impl Certificates {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::with(name, |_| {})
     }
 
     /// Changes the server's certificate before it is signed.
-    pub(super) fn with(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
+    pub(crate) fn with(name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
         let scratch = Scratch::new(&format!("tls-{name}").replace(' ', "-"));
         let mut made = Self { scratch, key: String::new() };
 
@@ -60,7 +60,7 @@ impl Certificates {
         made
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.0.join(name)
     }
 
