@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::proto::system::{Connect, SYSTEM, Serve, Subscribe};
+use crate::proto::system::{Cancel, CancelReason, Connect, SYSTEM, Serve, Subscribe};
 use crate::proto::{Encoder, Envelope, ErrorCode, Extensions, Json, Message, MessageType, members};
 
 /// Ids of connections that begin like this are links, and no client may have one.
@@ -45,6 +45,28 @@ impl Control {
         self.frame(MessageType::Request, application, SYSTEM, &serve)
     }
 
+    /// The answer to the message `asked`, on the channel and in the application of this one, that a frame is
+    /// too large.
+    pub(crate) fn too_large(&mut self, of: &Envelope<'_>, asked: &str, text: &str) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Failed<'a> {
+            status: &'static str,
+            code: &'static str,
+            error: &'a str,
+        }
+        let code = ErrorCode::FrameTooLarge.as_str();
+        let failed = Failed { status: "error", code, error: text };
+        let (application, channel) = (of.app_id().decode(), of.channel_id().decode());
+        let asked = Some(asked.to_owned());
+        self.framed(MessageType::Response, (&application, &channel), &failed, asked)
+    }
+
+    /// Ends a request on behalf of its requester.
+    pub(crate) fn cancel(&mut self, application: &str, id: &str, why: CancelReason) -> Vec<u8> {
+        let cancel = Cancel::new(id).reason(why);
+        self.frame(MessageType::Notification, application, SYSTEM, &cancel)
+    }
+
     fn frame(
         &mut self,
         message_type: MessageType,
@@ -52,12 +74,23 @@ impl Control {
         channel: &str,
         payload: &impl Serialize,
     ) -> Vec<u8> {
+        self.framed(message_type, (application, channel), payload, None)
+    }
+
+    fn framed(
+        &mut self,
+        message_type: MessageType,
+        (application, channel): (&str, &str),
+        payload: &impl Serialize,
+        reply_to: Option<String>,
+    ) -> Vec<u8> {
         let mut frame = Vec::new();
         // Strings and booleans always are JSON, and the ids come from a server that has them.
         let payload = Json::from_serialize(payload).unwrap_or_else(|_| Json::null());
         let mut message = Message::new(message_type, application, channel, payload);
         self.messages += 1;
         message.message_id = format!("{LINK}{}", self.messages);
+        message.reply_to = reply_to;
         let encoded = self.encoder.encode(&message, Duration::ZERO, &mut frame);
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         frame

@@ -5,6 +5,9 @@ use crate::proto::frame::{Frame, decode};
 /// Read bytes are dropped once there are so many of them.
 const READ_BYTES_MAX: usize = 64 << 10;
 
+/// The own server keeps to its limits by itself, and may have raised them a moment ago.
+pub(crate) const OWN_FRAME_BYTES_MAX: usize = usize::MAX;
+
 /// The stream of one link, or of one tunnel.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {

@@ -48,6 +48,16 @@ impl Machine {
         }
     }
 
+    /// The own server takes frames of up to so many bytes from now on.
+    pub(crate) fn limit_frames(&mut self, body_bytes_max: usize) {
+        let state = &mut self.state;
+        if state.frame_bytes_max != body_bytes_max {
+            state.frame_bytes_max = body_bytes_max;
+            state.frame_bytes_most = state.frame_bytes_most.max(body_bytes_max);
+            self.servers.announce_now(state);
+        }
+    }
+
     /// Names a link that the server has opened.
     pub(crate) fn new_link(&mut self) -> LinkId {
         self.state.new_link()

@@ -30,6 +30,7 @@ pub(crate) mod stats;
 mod subjects;
 #[cfg(test)]
 mod tests;
+mod too_large;
 mod tunnel;
 
 #[cfg(feature = "nats")]

@@ -7,7 +7,7 @@ mod subscriptions;
 use std::future::poll_fn;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,8 @@ struct Shared {
     changed: Notify,
     drains: AtomicBool,
     ends: AtomicBool,
+    /// The largest body of a frame that the server takes.
+    frame_bytes_max: AtomicUsize,
     aborts: AtomicBool,
     stats: NatsStatsSource,
 }
@@ -96,6 +98,7 @@ impl Bridge {
         let (connect, events) = connect_options(options, &servers)?;
         let settings = settings(options, max_frame_bytes)?;
         let shared = Arc::new(Shared::default());
+        shared.frame_bytes_max.store(max_frame_bytes, Ordering::Relaxed);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -132,6 +135,14 @@ impl Bridge {
     /// Tells the others that this server takes no more. What is in flight goes on.
     pub(crate) fn drain(&self) {
         if !self.shared.drains.swap(true, Ordering::Relaxed) {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Tells of the server's limit for a frame, which a reload may change.
+    pub(crate) fn limit_frames(&self, body_bytes_max: usize) {
+        if self.shared.frame_bytes_max.load(Ordering::Relaxed) != body_bytes_max {
+            self.shared.frame_bytes_max.store(body_bytes_max, Ordering::Relaxed);
             self.shared.changed.notify_one();
         }
     }
@@ -331,6 +342,7 @@ impl Driver {
             }
             self.note_connection();
             self.machine.tick(self.begin.elapsed());
+            self.machine.limit_frames(self.shared.frame_bytes_max.load(Ordering::Relaxed));
             let ends = self.shared.ends.load(Ordering::Relaxed);
             if (ends || self.shared.drains.load(Ordering::Relaxed)) && !self.drains {
                 self.drains = true;

@@ -47,6 +47,9 @@ pub(crate) struct About {
     pub(crate) session: u64,
     /// How often what it announces has changed.
     pub(crate) version: u64,
+    /// The largest body of a frame that it takes, unless it is older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_frame_bytes: Option<usize>,
 }
 
 /// One message.

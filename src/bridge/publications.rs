@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::control::{is_error, is_own_failure};
 use super::events::{Command, Level, LinkId, LocalSubject};
-use super::frames::Frames;
+use super::frames::{Frames, OWN_FRAME_BYTES_MAX};
 use super::packet::{Kind, Origin, Packet};
 use super::state::{RETRY, State};
 use crate::broker::BUSES_MAX;
@@ -218,7 +218,7 @@ impl Publications {
         bus.frames.push(bytes);
         let mut is_usable = true;
         while is_usable {
-            match bus.frames.next(state.settings.max_frame_bytes) {
+            match bus.frames.next(OWN_FRAME_BYTES_MAX) {
                 Ok(Some(frame)) => {
                     is_usable = publish(state, &mut self.sequence, application, frame);
                 }
@@ -383,7 +383,7 @@ fn check(
     if u32::from_be_bytes(*length) as usize != body.len() {
         return Err("a publication that is not one frame");
     }
-    if body.len() > state.settings.max_frame_bytes {
+    if body.len() > state.frame_bytes_max {
         return Err("a publication that is too large for this server");
     }
     let Ok(envelope) = Envelope::parse_binary(body) else {

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use super::control::{is_error, is_own_failure};
 use super::events::{Command, Level, LinkId};
+use super::frames::OWN_FRAME_BYTES_MAX;
 use super::packet::{Kind, Packet};
 use super::presence::{self, Announced, BEAT, Heard, Peers, Word};
 use super::state::{RETRY, State};
 use super::subjects::hex;
+use super::too_large::{self, Instead};
 use super::tunnel::{
     AROUND_BYTES, About, Broken, CHUNK_BYTES_MAX, IDLE_MAX, OPEN_EVERY, Piece, Tunnel,
 };
@@ -94,7 +96,13 @@ impl Servers {
 
     fn about(&self, state: &State, max_payload: usize) -> presence::About {
         let (name, version) = (state.settings.name.clone(), self.announced.version);
-        presence::About { name, max_payload, session: self.session, version }
+        let max_frame_bytes = Some(state.frame_bytes_max);
+        presence::About { name, max_payload, session: self.session, version, max_frame_bytes }
+    }
+
+    /// Says without delay what has changed of what the next beat says.
+    pub(crate) fn announce_now(&mut self, state: &State) {
+        self.beat_at = self.beat_at.min(state.now);
     }
 
     /// Does what is due.
@@ -444,11 +452,18 @@ impl Servers {
     pub(crate) fn link_bytes(&mut self, state: &mut State, link: LinkId, bytes: &[u8]) {
         let Some(key) = self.links.get(&link).cloned() else { return };
         let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
+        let their_max = self.peers.known.get(&key.1).and_then(|peer| peer.about.max_frame_bytes);
+        let their_max = their_max.unwrap_or(usize::MAX);
         let mut frames = std::mem::take(&mut tunnel.local);
         frames.push(bytes);
         let end = loop {
-            match frames.next(state.settings.max_frame_bytes) {
+            match frames.next(OWN_FRAME_BYTES_MAX) {
                 Ok(Some(frame)) => match goes_out(state, frame) {
+                    Ok(true) if frame.len() - HEADER_BYTES > their_max => {
+                        let Instead { back, on } = over_limit(state, frame, their_max);
+                        tunnel.wrote(state.write_link(link, &back));
+                        tunnel.send(&on, state.now);
+                    }
                     Ok(true) => tunnel.send(frame, state.now),
                     Ok(false) => {}
                     Err(Broken(why)) => break Err(why),
@@ -547,15 +562,39 @@ fn goes_out(state: &mut State, frame: &[u8]) -> Result<bool, Broken> {
 /// Writes the whole frames of the other server to the link.
 fn pass_in(state: &mut State, application: &str, tunnel: &mut Tunnel) -> Result<(), Broken> {
     let link = tunnel.link;
-    let mut written = 0;
-    while let Some(frame) = tunnel.frame(state.settings.max_frame_bytes)? {
+    let (mut written, mut back) = (0, Vec::new());
+    while let Some(frame) = tunnel.frame(state.frame_bytes_most)? {
         match check(state, application, frame) {
+            Ok(()) if frame.len() - HEADER_BYTES > state.frame_bytes_max => {
+                // The other server did not know yet that the limit is lower now.
+                let instead = over_limit(state, frame, state.frame_bytes_max);
+                back.extend(instead.back);
+                written += state.write_link(link, &instead.on);
+            }
             Ok(()) => written += state.write_link(link, frame),
             Err(why) => state.refuse(why),
         }
     }
     tunnel.wrote(written);
+    if !back.is_empty() {
+        tunnel.send(&back, state.now);
+    }
     Ok(())
+}
+
+/// Returns what is said in place of a frame over the limit of the server that it is for.
+fn over_limit(state: &mut State, frame: &[u8], body_bytes_max: usize) -> Instead {
+    let instead = too_large::instead(&mut state.control, frame, body_bytes_max);
+    if instead == Instead::default() {
+        state.stats.too_large += 1;
+        let text = format!(
+            "a notification of {} bytes was not sent to another server, which takes no frame over \
+             {body_bytes_max}; send less, or raise its --max-frame-bytes",
+            frame.len() - HEADER_BYTES
+        );
+        state.complain(Level::Warn, "frame too large", text);
+    }
+    instead
 }
 
 /// Returns why a frame of the other server is refused. The own server checks the rest, as any peer's.

@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     pub(crate) channels: Vec<String>,
     /// The most bytes that wait for NATS.
     pub(crate) queue_bytes: usize,
-    /// The largest body of a frame that the own server takes.
+    /// The largest body of a frame that the own server takes at first.
     pub(crate) max_frame_bytes: usize,
 }
 

@@ -39,6 +39,9 @@ pub(crate) struct State {
     pub(crate) is_draining: bool,
     /// The machine has been told to end.
     pub(crate) is_ending: bool,
+    /// The largest body of a frame that the own server takes, and the largest that it ever took.
+    pub(crate) frame_bytes_max: usize,
+    pub(crate) frame_bytes_most: usize,
     /// The smallest of all servers that are there, or were while there was a connection.
     pub(crate) max_payload: usize,
     commands: VecDeque<Command>,
@@ -53,6 +56,8 @@ impl State {
             subjects: Subjects::new(&settings.prefix),
             control: Control::new(settings.id),
             outbox: Outbox::new(settings.queue_bytes),
+            frame_bytes_max: settings.max_frame_bytes,
+            frame_bytes_most: settings.max_frame_bytes,
             settings,
             stats: BridgeStats::default(),
             now,

@@ -31,7 +31,8 @@ pub(crate) struct BridgeStats {
     pub(crate) lost: u64,
     /// Publications of other servers that the own server did not take in time, or that came out of order.
     pub(crate) lost_here: u64,
-    /// Publications of local clients over the smallest `max_payload`.
+    /// Publications of local clients over the smallest `max_payload`, and notifications over what the other
+    /// server takes.
     pub(crate) too_large: u64,
     /// The smallest `max_payload` of all servers, in bytes; 0 while there is no connection.
     pub(crate) max_payload: usize,

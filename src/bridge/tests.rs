@@ -19,6 +19,7 @@ use crate::broker::{
 use crate::proto::pattern;
 
 mod hostile;
+mod limits;
 mod publications;
 mod requests;
 

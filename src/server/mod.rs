@@ -308,6 +308,10 @@ impl Server {
         self.net.turn(&mut self.broker, timeout, budget)?;
         let goes_on = !self.broker.is_drained();
         #[cfg(feature = "nats")]
+        if let Some(bridge) = &self.bridge {
+            bridge.limit_frames(self.broker.limits().frame_bytes_max);
+        }
+        #[cfg(feature = "nats")]
         if let Some(bridge) = self.bridge.as_mut().filter(|_| self.broker.is_draining()) {
             // The others stop sending when the drain begins, and it ends when nothing is in flight.
             if goes_on { bridge.drain() } else { bridge.end() }

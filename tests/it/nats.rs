@@ -7,6 +7,7 @@ mod deaths;
 mod example;
 mod foreign;
 mod identities;
+mod limits;
 mod moving;
 mod nats_server;
 mod proxy;

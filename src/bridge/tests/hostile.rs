@@ -19,7 +19,8 @@ fn refused(world: &World) -> u64 {
 }
 
 fn about(version: u64) -> About {
-    About { name: "stranger".into(), max_payload: MAX_PAYLOAD, session: 1, version }
+    let (name, max_payload) = ("stranger".into(), MAX_PAYLOAD);
+    About { name, max_payload, session: 1, version, max_frame_bytes: None }
 }
 
 #[test]

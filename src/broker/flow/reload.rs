@@ -20,7 +20,9 @@ pub(crate) fn reconfigure(core: &mut Core, limits: Limits, access: Access) {
     let connections = &mut core.connections;
     // This bound is only ever raised: a queue above the lower one had been allowed, and has a grace.
     connections.queue_bytes_max = connections.queue_bytes_max.max(core.limits.queue_bytes_max());
-    for connection in connections.values_mut() {
+    let is_raised = core.limits.frame_bytes_max > before.frame_bytes_max;
+    // What comes by a link was allowed where it comes from. The bridge refuses it one by one, and the link stays.
+    for connection in connections.values_mut().filter(|found| is_raised || !found.is_link()) {
         connection.change_frame_limit(core.limits.frame_bytes_max);
     }
     if core.limits.idle_timeout != before.idle_timeout {

@@ -226,7 +226,8 @@ impl Connections {
 
     /// Inserts a connection that has not begun its handshake. A link is not among those that are closed
     /// in their handshake to make room.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call copies the whole connection once more")]
+    #[inline(always)]
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnectionKey {
         let is_link = connection.is_link();
         let key = self.table.insert(connection);
@@ -424,7 +425,8 @@ impl Connection {
         std::mem::replace(&mut self.round, round.0) != round.0
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call copies the whole connection once more")]
+    #[inline(always)]
     pub(crate) fn new(now: Duration, frame_bytes_max: usize) -> Self {
         Self {
             state: State::Handshake,

@@ -94,7 +94,8 @@ pub struct NatsStats {
     pub lost: u64,
     /// Publications of other servers that were not taken in time.
     pub lost_here: u64,
-    /// Publications of own clients over `max_payload`.
+    /// Publications of own clients over `max_payload`, and notifications over the limit for a frame of the
+    /// server that they are for.
     pub too_large: u64,
     /// Messages from NATS that are not what they should be.
     pub refused: u64,

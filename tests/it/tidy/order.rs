@@ -135,7 +135,7 @@ const ROOMS: &[Room] = &[
         floors: &[
             "events names options packet settings stats",
             "control frames outbox subjects",
-            "presence state tunnel",
+            "presence state too_large tunnel",
             "publications servers",
             "inbox machine",
             "nats/links nats/outgoing nats/subscriptions",
