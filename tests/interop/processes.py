@@ -16,6 +16,10 @@ import time
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 BINARY = os.environ.get("IPC_BIN") or REPO / "target" / "debug" / "ipc"
+#: The same program with NATS, which is no default feature of it.
+NATS_BINARY = os.environ.get("IPC_NATS_BIN") or REPO / "target" / "ipc-nats"
+#: NATS' own server, as `tests/nats-server` installs it.
+NATS_SERVER = os.environ.get("IPC_TEST_NATS") or REPO / "target" / "nats" / "nats-server"
 #: Python with the published package, as `run.py` here makes it.
 PUBLISHED_PYTHON = REPO / "target" / "interop-venv" / "bin" / "python"
 # Deadlines for hang detection, far above what any step takes.
@@ -128,9 +132,12 @@ class Listening(Process):
 class RustServer(Listening):
     """`ipc serve --demo`."""
 
+    binary = BINARY
+    how = "run `cargo build --features cli`, or set IPC_BIN"
+
     def __init__(self, *flags, port=0, **environment):
-        assert os.access(BINARY, os.X_OK), f"{BINARY} is missing: run `cargo build --features cli`, or set IPC_BIN"
-        super().__init__(BINARY, "serve", "--demo", "--port", port, *flags, **environment)
+        assert os.access(self.binary, os.X_OK), f"{self.binary} is missing: {self.how}"
+        super().__init__(self.binary, "serve", "--demo", "--port", port, *flags, **environment)
 
     def stop(self):
         """Asks the server to end, and asserts that it ended well and never panicked."""
@@ -141,6 +148,30 @@ class RustServer(Listening):
         finally:
             self.kill()
         assert code == 0 and "panicked" not in self.output, f"exit code {code} after SIGTERM:\n{self.output}"
+
+
+class JoinedServer(RustServer):
+    """`ipc serve --demo --nats`, which joins the others at the same NATS."""
+
+    binary = NATS_BINARY
+    how = "run `cargo build --features cli,nats`, and set IPC_NATS_BIN to the program"
+
+    def __init__(self, nats, *flags, port=0):
+        super().__init__("--nats", f"nats://127.0.0.1:{nats.port}", *flags, port=port)
+
+
+class NatsServer(Process):
+    """NATS' own server, which listens once the constructor returns."""
+
+    def __init__(self):
+        assert os.access(NATS_SERVER, os.X_OK), f"{NATS_SERVER} is missing: run tests/nats-server, or set IPC_TEST_NATS"
+        self.port = free_port()
+        super().__init__(NATS_SERVER, "--addr", "127.0.0.1", "--port", self.port)
+        try:
+            self.expect("Server is ready")
+        except AssertionError:
+            self.kill()
+            raise
 
 
 class ProgramServer(Listening):

@@ -14,6 +14,9 @@ const { FrameReader, decodeBody, encodeBody, encodeFrames } = require('../lib/co
 
 const REPO = path.resolve(__dirname, '../../..');
 const BINARY = process.env.IPC_BIN ?? path.join(REPO, 'target/debug/ipc');
+// The same program with NATS, which is no default feature of it, and NATS' own server.
+const NATS_BINARY = process.env.IPC_NATS_BIN ?? path.join(REPO, 'target/ipc-nats');
+const NATS_SERVER = process.env.IPC_TEST_NATS ?? path.join(REPO, 'target/nats/nats-server');
 const PYTHON = path.join(REPO, 'target/interop-venv/bin/python');
 // A ceiling to find what hangs, not an expectation.
 const STEP_MS_MAX = 60_000;
@@ -93,11 +96,11 @@ async function freePort() {
 }
 
 /** `ipc serve --demo` of this repository. */
-async function startServer({ port, args = [], env = {} } = {}) {
-  if (!fs.existsSync(BINARY)) {
-    throw new Error(`${BINARY} is missing: run \`cargo build --features cli\`, or set IPC_BIN to a built \`ipc\``);
+async function startServer({ port, args = [], env = {}, binary = BINARY } = {}) {
+  if (!fs.existsSync(binary)) {
+    throw new Error(`${binary} is missing: run \`cargo build --features cli\`, or set IPC_BIN to a built \`ipc\``);
   }
-  const server = new Process(BINARY, ['serve', '--demo', '--port', String(port ?? await freePort()), ...args],
+  const server = new Process(binary, ['serve', '--demo', '--port', String(port ?? await freePort()), ...args],
     { env: { ...process.env, ...env } });
   const [, found] = await server.expect(/listening on 127\.\d+\.\d+\.\d+:(\d+)/);
   server.port = Number(found);
@@ -137,6 +140,25 @@ function withHistories(t, histories, bytes = '4MiB') {
     `[[history]]\napp = "bench"\nchannel = ${JSON.stringify(channel)}\nmessages = ${messages}\n`
     + `bytes = "${bytes}"\n`)).join('\n'));
   return ['--config', file];
+}
+
+/** NATS' own server. */
+async function startNats() {
+  if (!fs.existsSync(NATS_SERVER)) {
+    throw new Error(`${NATS_SERVER} is missing: run tests/nats-server, or set IPC_TEST_NATS`);
+  }
+  const port = await freePort();
+  const nats = new Process(NATS_SERVER, ['--addr', '127.0.0.1', '--port', String(port)]);
+  await nats.expect(/Server is ready/);
+  return Object.assign(nats, { port });
+}
+
+/** A server that joins the others at the same NATS. */
+function startJoined(nats, { port } = {}) {
+  if (!fs.existsSync(NATS_BINARY)) {
+    throw new Error(`${NATS_BINARY} is missing: run \`cargo build --features cli,nats\`, and set IPC_NATS_BIN to the program`);
+  }
+  return startServer({ port, binary: NATS_BINARY, args: ['--nats', `nats://127.0.0.1:${nats.port}`] });
 }
 
 /** The server of the PyPI package, killed after the test. */
@@ -296,5 +318,5 @@ function certificates(t, { days = 30, name = 'DNS:localhost' } = {}) {
 
 module.exports = {
   REPO, BINARY, PYTHON, STEP_MS_MAX, Process, startServer, startPublished, served, withHistories, servedPublished, closed, joined,
-  connected, unconnected, peer, collected, web, warnings, sleep, eventually, temporaryDirectory, once, certificates,
+  connected, unconnected, startNats, startJoined, peer, collected, web, warnings, sleep, eventually, temporaryDirectory, once, certificates,
 };
