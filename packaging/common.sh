@@ -74,9 +74,10 @@ tool() {
 
 # tarball_name KIND: prints the name of the tarball with that kind of program, see packaging/program.
 tarball_name() {
-    local library=gnu
-    [ "$1" = portable ] || library=musl
-    echo "ipc-framework-$VERSION-$(uname -m)-linux-$library"
+    local library=gnu name=ipc-framework
+    [[ $1 != static* ]] || library=musl
+    [[ $1 != *-nats ]] || name=ipc-framework-nats
+    echo "$name-$VERSION-$(uname -m)-linux-$library"
 }
 
 # free_port: prints a port that nothing listens on.
@@ -118,6 +119,13 @@ serve() {
     echo $! >>"$CLEAN/started"
     eventually "$program" request echo 1 --app bench --port "$port"
     echo "$port"
+}
+
+# joins PROGRAM: lets two servers of it join over NATS, as docs/guide/several-servers.md shows.
+joins() {
+    tests/nats-server
+    expect $'double 21: 42\n"from the second server"' env IPC="$1" NATS_SERVER="$ROOT/target/nats/nats-server" \
+        NATS_PORT="$(free_port)" FIRST_PORT="$(free_port)" SECOND_PORT="$(free_port)" examples/two-servers.sh
 }
 
 # block HEADING LANGUAGE: prints the first code block of a language below a heading of docs/packages.md, so that what
