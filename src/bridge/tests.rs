@@ -21,6 +21,7 @@ use crate::proto::pattern;
 mod hostile;
 mod limits;
 mod publications;
+mod refused;
 mod requests;
 
 const MAX_PAYLOAD: usize = 1 << 20;
@@ -50,6 +51,8 @@ struct Server {
     subscriptions: BTreeMap<u64, String>,
     up: VecDeque<Up>,
     log: Vec<String>,
+    /// How often the machine has opened a link.
+    opened: usize,
 }
 
 /// A message by a subscription, with its subject.
@@ -123,6 +126,7 @@ impl Server {
             subscriptions: BTreeMap::new(),
             up: VecDeque::new(),
             log: Vec::new(),
+            opened: 0,
         }
     }
 
@@ -236,6 +240,7 @@ impl Server {
     fn command(&mut self, command: Command) {
         match command {
             Command::OpenLink { link } => {
+                self.opened += 1;
                 let key = self.broker.accept_from(Peer::Link).unwrap();
                 self.links.insert(link, key);
                 self.keys.insert(key, link);

@@ -103,6 +103,35 @@ fn the_ids_of_links_are_theirs_alone() {
 }
 
 #[test]
+fn a_link_is_refused_by_a_server_that_drains_and_where_memory_is_short() {
+    let mut world = World::new(Limits::default());
+    let client = world.connected("app", "1");
+    let own = link(&mut world, "app");
+    world.broker.core.budget.pressure = crate::broker::MemoryPressure::Refusing;
+    // It is there, but hears and serves nothing.
+    let subscribe = message("app", "subscribe", ">", "s", &json!({"pattern": true, "ack": true}));
+    world.broker.receive(own, &framed(&subscribe));
+    let serve = json!({"action": "serve", "channel": "work"});
+    world.broker.core.budget.pressure = crate::broker::MemoryPressure::Refusing;
+    world.broker.receive(own, &framed(&message("app", "notification", "system", "n", &serve)));
+    world.act();
+    let refused = world.take(own);
+    let codes: Vec<_> = refused.iter().map(|refusal| &refusal["payload"]["code"]).collect();
+    assert_eq!(codes, ["limit_exceeded", "limit_exceeded"]);
+    assert_eq!((&refused[0]["reply_to"], &refused[1]["reply_to"]), (&json!("s"), &json!("n")));
+    publish(&mut world, client, "news", &json!(1));
+    assert_eq!(world.take(own), [] as [Value; 0]);
+    link_serves(&mut world, own, "work");
+    world.request(client, "1", &json!(1));
+    world.broker.begin_drain();
+    let late = world.broker.accept_from(Peer::Link).unwrap();
+    let connect = json!({"action": "connect", "connection_id": "$link/1"});
+    world.send(late, &message("app", "request", "system", "c", &connect));
+    world.expect_error(late, "shutting_down", "c");
+    assert!(world.shut.contains(&late) && world.connection(own).session().is_some());
+}
+
+#[test]
 fn a_link_is_announced_to_nobody() {
     let mut world = World::new(Limits::default());
     world.broker.on_connect(|info, _| assert_eq!(info.connection_id, "1"));
