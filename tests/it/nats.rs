@@ -51,6 +51,25 @@ fn until_heard(publishes: &mut Peer, channel: &str, subscriber: &Peer) {
     });
 }
 
+/// Publishes an end until `subscriber` has heard it, since one may be lost where connections to NATS come and go.
+/// Returns what it heard before, without trials.
+fn heard_until_end(publishes: &mut Peer, channel: &str, subscriber: &Peer) -> Vec<Value> {
+    let mut heard = Vec::new();
+    eventually("the end", || {
+        publishes.send("publish", channel, json!("end"));
+        while let Some(next) = within_a_moment(subscriber) {
+            assert_eq!(next["message_type"], "publish", "{next}");
+            match next["payload"].as_str() {
+                Some("end") => return Some(()),
+                Some(TRIAL) => {}
+                _ => heard.push(next["payload"].clone()),
+            }
+        }
+        None
+    });
+    heard
+}
+
 /// Returns the payload of the next publication that is no trial.
 fn next_heard(subscriber: &mut Peer) -> Value {
     loop {

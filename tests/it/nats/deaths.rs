@@ -241,10 +241,10 @@ fn what_a_server_has_when_it_drains_is_answered() {
     there.end_well();
 }
 
-/// What is under way to a server when it begins to drain may be too late there. It goes to another server if it
-/// may, and is otherwise refused; each request is answered once.
+/// What is under way to a server when it begins to drain may be too late there, and is refused. No request is
+/// answered twice, and no idempotent one is lost.
 #[test]
-fn requests_that_cross_the_drain_of_a_server_are_answered_once_and_idempotent_ones_well() {
+fn requests_that_cross_the_drain_of_a_server_are_answered_once_each() {
     // Fewer than a client may have unanswered.
     const BEFORE: usize = 100;
     const REQUESTS: usize = 900;
@@ -286,8 +286,8 @@ fn requests_that_cross_the_drain_of_a_server_are_answered_once_and_idempotent_on
     for (id, number) in ids {
         let answer = &answers[&id];
         if answer["payload"] != number {
-            assert!(["worker_lost", "shutting_down"].contains(&code(answer)), "{answer}");
-            assert!(!is_idempotent(number), "{answer}");
+            let is_lost = code(answer) == "worker_lost" && !is_idempotent(number);
+            assert!(is_lost || code(answer) == "shutting_down", "{answer}");
         }
     }
     asks.fence();

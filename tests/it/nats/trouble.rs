@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::nats_server::{NatsServer, Version};
-use super::{joined, next_heard, refused, until_heard, until_served, until_taken};
+use super::{heard_until_end, joined, next_heard, refused, until_heard, until_served, until_taken};
 use crate::cli::{Running, serve};
 
 #[test]
@@ -35,6 +35,12 @@ fn when_nats_is_killed_and_back_servers_find_each_other_again() {
         publishes.send("publish", "news", json!(["at home", round]));
         assert_eq!(next_heard(&mut local), json!(["at home", round]));
         nats.restart();
+        for server in [&here, &there] {
+            server.wait_until("another connection to NATS", |stats| {
+                let nats = stats.nats.as_ref().unwrap();
+                nats.connected && nats.reconnects == round + 1
+            });
+        }
         // What was published meanwhile may be lost, and is not doubled.
         until_heard(&mut publishes, "news", &subscriber);
         publishes.send("publish", "news", json!(["back", round]));
@@ -77,7 +83,7 @@ fn a_server_that_drains_takes_no_more_and_answers_what_it_has() {
 fn what_is_lost_is_counted_and_nothing_is_doubled() {
     let mut nats = NatsServer::start();
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
+    let subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
     until_heard(&mut publishes, "news", &subscriber);
     publishes.fence();
@@ -101,22 +107,14 @@ fn what_is_lost_is_counted_and_nothing_is_doubled() {
         until_heard(&mut publishes, "news", &subscriber);
     }
     many.join().unwrap();
-    publishes.send("publish", "news", json!("end"));
+    let heard = heard_until_end(&mut publishes, "news", &subscriber);
     publishes.fence();
     let all = here.stats().counters.publications - first.counters.publications;
     here.wait_until("all publications confirmed or lost", |stats| {
         counted(stats) - counted(&first) >= all
     });
-    let mut last = -1;
-    loop {
-        let heard = next_heard(&mut subscriber);
-        if heard == "end" {
-            break;
-        }
-        let number = heard.as_i64().unwrap();
-        assert!(number > last, "{number} after {last}");
-        last = number;
-    }
+    let numbers: Vec<i64> = heard.iter().map(|number| number.as_i64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
 }
 
 /// A NATS server that answers nothing is left, and comes back.
@@ -124,7 +122,7 @@ fn what_is_lost_is_counted_and_nothing_is_doubled() {
 fn a_nats_server_that_stands_still_harms_no_local_traffic() {
     let nats = NatsServer::start();
     let (here, there) = (joined(&nats), joined(&nats));
-    let mut subscriber = there.connected("app", "subscriber").subscribed("news");
+    let subscriber = there.connected("app", "subscriber").subscribed("news");
     let mut local = here.connected("app", "local").subscribed("news");
     let mut publishes = here.connected("app", "publishes");
     until_heard(&mut publishes, "news", &subscriber);
@@ -136,6 +134,5 @@ fn a_nats_server_that_stands_still_harms_no_local_traffic() {
     }
     nats.signal("CONT");
     until_heard(&mut publishes, "news", &subscriber);
-    publishes.send("publish", "news", json!("end"));
-    while next_heard(&mut subscriber) != "end" {}
+    heard_until_end(&mut publishes, "news", &subscriber);
 }
