@@ -4,11 +4,24 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::standing::Standing;
 use crate::proto::system::{Cancel, CancelReason, Connect, SYSTEM, Serve, Subscribe};
 use crate::proto::{Encoder, Envelope, ErrorCode, Extensions, Json, Message, MessageType, members};
 
 /// Ids of connections that begin like this are links, and no client may have one.
 const LINK: &str = "$link/";
+
+/// What only a link says: it serves a channel on behalf of so many workers, which have so many requests that
+/// did not come over this link.
+#[derive(Serialize)]
+struct ServeFor<'a> {
+    action: &'static str,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u32>,
+    workers: u32,
+    in_flight: u32,
+}
 
 /// Writes the frames of links.
 #[derive(Debug)]
@@ -39,10 +52,27 @@ impl Control {
         self.frame(MessageType::Subscribe, application, pattern, &subscribe)
     }
 
-    /// Makes a server link a worker of a channel, or ends that.
-    pub(crate) fn serve(&mut self, application: &str, channel: &str, is_on: bool) -> Vec<u8> {
-        let serve = if is_on { Serve::start(channel) } else { Serve::stop(channel) };
-        self.frame(MessageType::Request, application, SYSTEM, &serve)
+    /// Makes a server link a worker of a channel, or says anew how busy the workers of the other server are.
+    /// What the own server refuses comes back as an error; otherwise nothing does.
+    pub(crate) fn serve(
+        &mut self,
+        application: &str,
+        channel: &str,
+        standing: &Standing,
+    ) -> Vec<u8> {
+        let serve = ServeFor {
+            action: "serve",
+            channel,
+            concurrency: standing.concurrency(),
+            workers: standing.workers,
+            in_flight: standing.in_flight,
+        };
+        self.frame(MessageType::Notification, application, SYSTEM, &serve)
+    }
+
+    /// Ends that.
+    pub(crate) fn stop_serving(&mut self, application: &str, channel: &str) -> Vec<u8> {
+        self.frame(MessageType::Notification, application, SYSTEM, &Serve::stop(channel))
     }
 
     /// The answer to the message `asked`, on the channel and in the application of this one, that a frame is
@@ -129,9 +159,18 @@ mod tests {
                 "a.>",
                 r#"{"connection_id":"$link/bus","ack":true,"pattern":true}"#,
             ),
-            (control.serve("shop", "sum", true), "system", r#"{"action":"serve","channel":"sum"}"#),
             (
-                control.serve("shop", "sum", false),
+                control.serve("shop", "sum", &Standing::default()),
+                "system",
+                r#"{"action":"serve","channel":"sum","workers":1,"in_flight":0}"#,
+            ),
+            (
+                control.serve("shop", "sum", &Standing { workers: 4, in_flight: 2, room: Some(3) }),
+                "system",
+                r#"{"action":"serve","channel":"sum","concurrency":7,"workers":4,"in_flight":2}"#,
+            ),
+            (
+                control.stop_serving("shop", "sum"),
                 "system",
                 r#"{"action":"stop_serving","channel":"sum"}"#,
             ),

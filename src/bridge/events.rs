@@ -1,5 +1,8 @@
 //! What the machine is told, and what it wants done.
 
+use super::standing::Name;
+use crate::broker::ChannelLoad;
+
 /// A link: a connection of the process's own server that the bridge holds the other end of. The machine
 /// counts them up and never uses a number again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +60,8 @@ pub(crate) enum LocalEvent<'a> {
         /// How many bytes.
         bytes: usize,
     },
+    /// The answer to [`Command::AskLoads`].
+    Loads(Vec<ChannelLoad>),
     /// A link ended, or could not be opened. Not told about one that the machine closed itself.
     LinkClosed(LinkId),
 }
@@ -154,6 +159,9 @@ pub(crate) enum Command {
     /// Find out when NATS has processed all that was published before (a PING and its PONG), and tell it
     /// with [`NatsEvent::Confirmed`].
     Mark(u64),
+    /// Find out how busy the local workers of these channels of applications are, and tell it with
+    /// [`LocalEvent::Loads`].
+    AskLoads(Vec<Name>),
     /// Tell the operator.
     Log {
         /// How grave it is.

@@ -93,6 +93,7 @@ impl Machine {
                 self.publications.took(link, bytes);
                 self.servers.took(state, link, bytes);
             }
+            LocalEvent::Loads(loads) => self.servers.loads(state, loads, self.max_payload),
             LocalEvent::LinkClosed(link) => {
                 self.publications.link_closed(state, link);
                 self.servers.link_closed(state, link);
@@ -270,6 +271,16 @@ impl Machine {
     /// Returns whether nothing is left to do after [`finish`](Self::finish).
     pub(crate) fn is_finished(&self) -> bool {
         self.state.is_ending && (!self.state.is_connected || self.state.outbox.is_empty())
+    }
+
+    /// How the workers of a server stand here.
+    #[cfg(test)]
+    pub(crate) fn standings(
+        &self,
+        id: [u8; 16],
+        application: &str,
+    ) -> std::collections::BTreeMap<String, super::standing::Standing> {
+        self.servers.standings(id, application).cloned().unwrap_or_default()
     }
 
     /// What was counted, and how it is now.

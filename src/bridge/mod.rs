@@ -9,10 +9,12 @@
 #![cfg_attr(not(test), allow(dead_code, reason = "the driver uses it"))]
 
 mod control;
+mod crossing;
 pub(crate) mod events;
 mod frames;
 #[cfg(feature = "nats")]
 mod inbox;
+mod loads;
 pub(crate) mod machine;
 mod names;
 #[cfg(feature = "nats")]
@@ -25,6 +27,7 @@ mod presence;
 mod publications;
 mod servers;
 pub(crate) mod settings;
+mod standing;
 mod state;
 pub(crate) mod stats;
 mod subjects;

@@ -6,8 +6,8 @@ mod subscriptions;
 
 use std::future::poll_fn;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use super::machine::Machine;
 use super::options::{NatsOptions, address, credentials};
 use super::settings::Settings;
 use super::stats::{BridgeStats, State};
-use crate::broker::{Interest, NatsStats, NatsStatsSource};
+use crate::broker::{ChannelLoad, Handle, Interest, NatsStats, NatsStatsSource};
 use crate::net::LinkOpener;
 use crate::{Error, trace};
 
@@ -58,6 +58,8 @@ struct Shared {
     frame_bytes_max: AtomicUsize,
     aborts: AtomicBool,
     stats: NatsStatsSource,
+    /// How busy workers are, from the loop.
+    loads: Mutex<Option<Vec<ChannelLoad>>>,
 }
 
 /// Takes what the hook on interest is told.
@@ -88,6 +90,7 @@ impl Bridge {
         options: &NatsOptions,
         max_frame_bytes: usize,
         opener: LinkOpener,
+        handle: Handle,
     ) -> Result<Self, Error> {
         if let Some(problem) = options.problems().into_iter().next() {
             return Err(problem);
@@ -112,7 +115,7 @@ impl Bridge {
                     // It tries again in the background, so that this is a fault of the options.
                     Err(error) => return trace::bridge_error(&error.to_string()),
                 };
-                Driver::new(client, events, settings, opener, running).run().await;
+                Driver::new(client, events, settings, (opener, handle), running).run().await;
             };
             // Without a budget, which would cut a batch of messages in two.
             runtime.block_on(tokio::task::unconstrained(drive));
@@ -276,6 +279,7 @@ struct Driver {
     machine: Machine,
     begin: Instant,
     shared: Arc<Shared>,
+    handle: Handle,
     client: Client,
     events: mpsc::UnboundedReceiver<Event>,
     out: Out,
@@ -310,7 +314,7 @@ impl Driver {
         client: Client,
         events: mpsc::UnboundedReceiver<Event>,
         settings: Settings,
-        opener: LinkOpener,
+        (opener, handle): (LinkOpener, Handle),
         shared: Arc<Shared>,
     ) -> Self {
         let (out, done) = Out::start(client.clone());
@@ -318,6 +322,7 @@ impl Driver {
             machine: Machine::new(settings, Duration::ZERO),
             begin: Instant::now(),
             shared,
+            handle,
             marks: client.new_inbox(),
             client,
             events,
@@ -405,6 +410,10 @@ impl Driver {
                 }
                 for (application, end) in buses {
                     self.open_bus(application, end);
+                }
+                let loads = self.shared.loads.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(loads) = loads {
+                    self.machine.local(LocalEvent::Loads(loads));
                 }
             }
             Woken::Link(incoming) => {
@@ -550,6 +559,15 @@ impl Driver {
                     let payload = [self.generation.to_be_bytes(), mark.to_be_bytes()].concat();
                     let subject = self.marks.clone();
                     self.out.send(Outgoing::Publish { subject, payload });
+                }
+                Command::AskLoads(names) => {
+                    let shared = Arc::clone(&self.shared);
+                    // A loop that has ended, or has too much to do, does not answer.
+                    let _ = self.handle.post(move |context| {
+                        let loads = Some(context.loads(&names));
+                        *shared.loads.lock().unwrap_or_else(PoisonError::into_inner) = loads;
+                        shared.changed.notify_one();
+                    });
                 }
                 Command::Log { level: Level::Info, text } => trace::bridge_info(&text),
                 Command::Log { level: Level::Warn, text } => trace::bridge_warning(&text),

@@ -5,12 +5,15 @@
 //! goes to all with a version that counts up, and a beat each second has the version, too. Whoever lacks a
 //! version asks for a snapshot. All of it is JSON of at most 32 KiB; unknown members are ignored.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::packet::Origin;
+use super::standing::{Name, Served, Standing};
 use super::state::MAX_PAYLOAD_MIN;
 use crate::proto::ID_BYTES_MAX;
 
@@ -31,10 +34,7 @@ pub(crate) const NAMES_BYTES_MAX: usize = 1 << 20;
 /// What an entry takes beside the names.
 const ENTRY_BYTES: usize = 16;
 /// A message says so much, or a little more.
-const PART_BYTES: usize = 16 << 10;
-
-/// A channel of an application.
-pub(crate) type Name = (String, String);
+pub(crate) const PART_BYTES: usize = 16 << 10;
 
 /// What a server is, in every one of its messages but the last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +70,8 @@ pub(crate) enum Word {
         part: usize,
         /// Of how many.
         parts: usize,
-        /// Channels with workers.
-        channels: Vec<Name>,
+        /// Channels with workers, and how busy these are.
+        channels: Vec<Served>,
     },
     /// To all: what has changed since the version before.
     Change {
@@ -79,6 +79,13 @@ pub(crate) enum Word {
         about: About,
         /// Channels, and whether they have workers now.
         channels: Vec<(String, String, bool)>,
+    },
+    /// To all: how busy the workers of some channels are by now.
+    Load {
+        /// Whose workers.
+        about: About,
+        /// Channels that it has announced.
+        channels: Vec<Served>,
     },
     /// To all: it goes.
     Bye,
@@ -150,17 +157,28 @@ impl Announced {
         taken
     }
 
-    /// Returns everything, in parts.
-    pub(crate) fn parts(&self) -> Vec<Vec<Name>> {
+    /// Returns the announced channels in order, from the one behind `last` on.
+    pub(crate) fn behind(&self, last: Option<&Name>) -> impl Iterator<Item = &Name> {
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.channels.range((start, Bound::Unbounded))
+    }
+
+    pub(crate) fn has(&self, name: &Name) -> bool {
+        self.channels.contains(name)
+    }
+
+    /// Returns everything, in parts. How busy the workers are was told before, or is not known yet.
+    pub(crate) fn parts(&self, told: impl Fn(&Name) -> Served) -> Vec<Vec<Served>> {
         let (mut parts, mut bytes) = (vec![Vec::new()], 0);
         for name in &self.channels {
             if bytes >= PART_BYTES {
                 parts.push(Vec::new());
                 bytes = 0;
             }
-            bytes += name.0.len() + name.1.len() + ENTRY_BYTES;
+            let served = told(name);
+            bytes += served.bytes();
             if let Some(part) = parts.last_mut() {
-                part.push(name.clone());
+                part.push(served);
             }
         }
         parts
@@ -170,7 +188,7 @@ impl Announced {
 /// The channels that another server has workers for, bounded.
 #[derive(Debug, Default)]
 struct Channels {
-    of: BTreeMap<String, BTreeSet<String>>,
+    of: BTreeMap<String, BTreeMap<String, Standing>>,
     count: usize,
     bytes: usize,
 }
@@ -187,12 +205,13 @@ impl Channels {
             if self.count >= CHANNELS_MAX || self.bytes + bytes > NAMES_BYTES_MAX {
                 return false;
             }
-            if self.of.entry(application).or_default().insert(channel) {
+            if let Entry::Vacant(entry) = self.of.entry(application).or_default().entry(channel) {
+                entry.insert(Standing::default());
                 self.count += 1;
                 self.bytes += bytes;
             }
         } else if let Some(channels) = self.of.get_mut(&application)
-            && channels.remove(&channel)
+            && channels.remove(&channel).is_some()
         {
             self.count -= 1;
             self.bytes -= bytes;
@@ -201,6 +220,18 @@ impl Channels {
             }
         }
         true
+    }
+}
+
+impl Channels {
+    /// Takes how busy the workers of a channel are. Returns whether that is news.
+    fn stand(&mut self, served: &Served, me: &str) -> bool {
+        let channels = self.of.get_mut(&served.0);
+        let Some(known) = channels.and_then(|channels| channels.get_mut(&served.1)) else {
+            return false;
+        };
+        let standing = served.standing(me);
+        std::mem::replace(known, standing) != standing
     }
 }
 
@@ -222,7 +253,7 @@ pub(crate) struct Peer {
 
 /// What has to be done about what a server said.
 #[expect(clippy::struct_excessive_bools, reason = "each is by itself")]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Heard {
     /// It was not known.
     pub(crate) is_new: bool,
@@ -232,13 +263,15 @@ pub(crate) struct Heard {
     pub(crate) is_gone: bool,
     /// Its channels have changed.
     pub(crate) is_changed: bool,
+    /// The channels whose workers are more or less busy than they were.
+    pub(crate) loads: Vec<Name>,
     /// It was refused, and why.
     pub(crate) refused: Option<&'static str>,
 }
 
 impl Peer {
     /// The channels of an application that it has workers for.
-    pub(crate) fn channels(&self, application: &str) -> Option<&BTreeSet<String>> {
+    pub(crate) fn channels(&self, application: &str) -> Option<&BTreeMap<String, Standing>> {
         self.channels.of.get(application)
     }
 
@@ -268,7 +301,13 @@ impl Peer {
         is_answered
     }
 
-    fn hear_part(&mut self, part: usize, parts: usize, names: Vec<Name>, heard: &mut Heard) {
+    fn hear_part(
+        &mut self,
+        (part, parts): (usize, usize),
+        names: Vec<Served>,
+        me: &str,
+        heard: &mut Heard,
+    ) {
         let version = self.about.version;
         // No snapshot that has room has more parts.
         if parts > CHANNELS_MAX || part >= parts {
@@ -286,8 +325,10 @@ impl Peer {
         if !missing.remove(&part) {
             return;
         }
-        for (application, channel) in names {
-            if !channels.set(application, channel, true) {
+        for served in names {
+            if channels.set(served.0.clone(), served.1.clone(), true) {
+                channels.stand(&served, me);
+            } else {
                 heard.refused = Some("more channels of one server than fit, or one without a name");
             }
         }
@@ -322,8 +363,8 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Takes what a server said.
-    pub(crate) fn hear(&mut self, origin: Origin, word: Word, now: Duration) -> Heard {
+    /// Takes what a server said. `me` is the id of this one.
+    pub(crate) fn hear(&mut self, origin: Origin, word: Word, now: Duration, me: &str) -> Heard {
         let mut heard = Heard::default();
         let known = self.known.get(&origin.id);
         if known.is_some_and(|peer| peer.incarnation != origin.incarnation) {
@@ -339,6 +380,7 @@ impl Peers {
             | Word::Beat(about)
             | Word::Ask(about)
             | Word::Part { about, .. }
+            | Word::Load { about, .. }
             | Word::Change { about, .. } => about,
         };
         if about.name.len() > ID_BYTES_MAX || about.max_payload < MAX_PAYLOAD_MIN {
@@ -370,7 +412,11 @@ impl Peers {
         match word {
             Word::Hello(_) | Word::Ask(_) => peer.wants_snapshot = true,
             Word::Part { part, parts, channels, .. } if !is_old => {
-                peer.hear_part(part, parts, channels, &mut heard);
+                peer.hear_part((part, parts), channels, me, &mut heard);
+            }
+            Word::Load { channels, .. } => {
+                let news = channels.into_iter().filter(|served| peer.channels.stand(served, me));
+                heard.loads = news.map(|served| (served.0, served.1)).collect();
             }
             Word::Change { channels, .. } if !is_old => peer.hear_change(channels, &mut heard),
             _ => {}

@@ -8,20 +8,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::control::{is_error, is_own_failure};
+use super::crossing::{goes_out, over_limit, pass_in};
 use super::events::{Command, Level, LinkId};
 use super::frames::OWN_FRAME_BYTES_MAX;
+use super::loads::Loads;
 use super::packet::{Kind, Packet};
 use super::presence::{self, Announced, BEAT, Heard, Peers, Word};
+use super::standing::Standing;
 use super::state::{RETRY, State};
 use super::subjects::hex;
-use super::too_large::{self, Instead};
+use super::too_large::Instead;
 use super::tunnel::{
     AROUND_BYTES, About, Broken, CHUNK_BYTES_MAX, IDLE_MAX, OPEN_EVERY, Piece, Tunnel,
 };
+use crate::broker::ChannelLoad;
 use crate::proto::frame::HEADER_BYTES;
-use crate::proto::system::SYSTEM;
-use crate::proto::{Envelope, MessageType, members};
 
 /// The most tunnels.
 pub(crate) const TUNNELS_MAX: usize = 4_096;
@@ -36,6 +37,7 @@ type Key = (String, [u8; 16]);
 pub(crate) struct Servers {
     peers: Peers,
     announced: Announced,
+    loads: Loads,
     tunnels: BTreeMap<Key, Tunnel>,
     links: BTreeMap<LinkId, Key>,
     /// Not before then is a tunnel made again.
@@ -119,11 +121,13 @@ impl Servers {
         }
         if self.announced.deadline().is_some_and(|at| at <= now) {
             let channels = self.announced.take_changes(now);
+            self.loads.note_changes(&channels, now);
             let about = self.about(state, max_payload);
             state.send(Kind::Presence, None, &Word::Change { about, channels }.encode());
         }
         if self.beat_at <= now {
             self.beat_at = now + BEAT;
+            self.loads.look(now);
             let own = self.about(state, max_payload);
             state.send(Kind::Presence, None, &Word::Beat(own).encode());
             self.upkeep(state);
@@ -141,6 +145,23 @@ impl Servers {
         }
         for id in self.peers.known.keys().copied().collect::<Vec<_>>() {
             self.converse(state, id, max_payload);
+        }
+        if !self.peers.known.is_empty()
+            && let Some(names) = self.loads.ask(&self.announced, now)
+        {
+            state.command(Command::AskLoads(names));
+        }
+    }
+
+    /// Takes how busy the local workers are, and tells the others what has changed.
+    pub(crate) fn loads(&mut self, state: &mut State, loads: Vec<ChannelLoad>, max_payload: usize) {
+        let parts = self.loads.take(loads, &self.announced, state.now);
+        if state.is_ending || !state.is_connected {
+            return;
+        }
+        for channels in parts {
+            let about = self.about(state, max_payload);
+            state.send(Kind::Presence, None, &Word::Load { about, channels }.encode());
         }
     }
 
@@ -167,7 +188,7 @@ impl Servers {
             state.send(Kind::Presence, Some(id), &Word::Ask(about.clone()).encode());
         }
         if peer.is_answered(state.now) {
-            let parts = self.announced.parts();
+            let parts = self.announced.parts(|name| self.loads.told(name));
             let count = parts.len();
             for (part, channels) in parts.into_iter().enumerate() {
                 let word = Word::Part { about: about.clone(), part, parts: count, channels };
@@ -180,7 +201,8 @@ impl Servers {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let probes = self.tunnels.values().filter_map(Tunnel::probe_at);
         let retries = self.retries.values().copied();
-        let others = [Some(self.beat_at), self.announced.deadline(), self.peers.deadline()];
+        let loads = self.loads.deadline().filter(|_| !self.peers.known.is_empty());
+        let others = [Some(self.beat_at), self.announced.deadline(), self.peers.deadline(), loads];
         probes.chain(retries).chain(others.into_iter().flatten()).min()
     }
 
@@ -191,8 +213,9 @@ impl Servers {
             return;
         };
         let id = packet.origin.id;
-        let Heard { is_new, is_anew, is_gone, is_changed, refused } =
-            self.peers.hear(packet.origin, word, state.now);
+        let me = hex(state.settings.id);
+        let Heard { is_new, is_anew, is_gone, is_changed, loads, refused } =
+            self.peers.hear(packet.origin, word, state.now, &me);
         if let Some(why) = refused {
             state.refuse(why);
         }
@@ -225,6 +248,9 @@ impl Servers {
         for application in changed {
             self.sync(state, &application, id);
         }
+        for (application, channel) in loads {
+            self.stand(state, &(application, id), &channel);
+        }
         self.converse(state, id, max_payload);
     }
 
@@ -247,10 +273,11 @@ impl Servers {
         }
         let key = (application.to_owned(), id);
         let channels = self.peers.known.get(&id).and_then(|peer| peer.channels(application));
-        let wanted: BTreeSet<&String> = channels
+        let wanted: BTreeMap<&String, Standing> = channels
             .into_iter()
             .flatten()
-            .filter(|channel| state.settings.is_shared(channel))
+            .filter(|(channel, _)| state.settings.is_shared(channel))
+            .map(|(channel, standing)| (channel, *standing))
             .collect();
         if !self.tunnels.contains_key(&key) {
             if wanted.is_empty() || self.retries.contains_key(&key) || state.is_draining {
@@ -263,21 +290,30 @@ impl Servers {
         }
         let Some(tunnel) = self.tunnels.get_mut(&key) else { return };
         let gone: Vec<String> =
-            tunnel.served.iter().filter(|channel| !wanted.contains(channel)).cloned().collect();
+            tunnel.served.keys().filter(|channel| !wanted.contains_key(channel)).cloned().collect();
         for channel in gone {
             tunnel.served.remove(&channel);
-            let stop = state.control.serve(application, &channel, false);
+            let stop = state.control.stop_serving(application, &channel);
             tunnel.wrote(state.write_link(tunnel.link, &stop));
         }
-        for channel in wanted {
-            if tunnel.served.insert(channel.clone()) {
-                let serve = state.control.serve(application, channel, true);
-                tunnel.wrote(state.write_link(tunnel.link, &serve));
-            }
+        for (channel, standing) in wanted {
+            serve(state, tunnel, application, channel, standing);
         }
         let is_needed = !tunnel.served.is_empty() || self.announced.serves(application);
         if !is_needed && state.now >= tunnel.used_at + IDLE_MAX {
             self.close_tunnel(state, &key, Command::CloseLink);
+        }
+    }
+
+    /// Tells the own server how busy the workers behind a link are.
+    fn stand(&mut self, state: &mut State, key: &Key, channel: &str) {
+        let peer = self.peers.known.get(&key.1);
+        let standing = peer.and_then(|peer| peer.channels(&key.0)?.get(channel).copied());
+        if let Some(standing) = standing
+            && let Some(tunnel) = self.tunnels.get_mut(key)
+            && tunnel.served.contains_key(channel)
+        {
+            serve(state, tunnel, &key.0, channel, standing);
         }
     }
 
@@ -397,7 +433,7 @@ impl Servers {
             About::Chunk => tunnel.receive(piece, state.now),
             _ => tunnel.status(piece),
         };
-        match taken.and_then(|()| pass_in(state, &key.0, tunnel)) {
+        match taken.and_then(|()| pass_in(state, &key.0, tunnel, &mut self.loads)) {
             Ok(()) => {
                 self.grant(state, key);
                 self.pump(state, key);
@@ -498,6 +534,16 @@ impl Servers {
         }
     }
 
+    /// How the workers of a server stand here.
+    #[cfg(test)]
+    pub(crate) fn standings(
+        &self,
+        id: [u8; 16],
+        application: &str,
+    ) -> Option<&BTreeMap<String, Standing>> {
+        self.peers.known.get(&id)?.channels(application)
+    }
+
     pub(crate) fn peers(&self) -> usize {
         self.peers.known.len()
     }
@@ -527,109 +573,27 @@ fn open(
     Some(tunnel)
 }
 
+/// Has a link serve a channel, unless it has said the same. That others are more or less busy can wait.
+fn serve(
+    state: &mut State,
+    tunnel: &mut Tunnel,
+    application: &str,
+    channel: &str,
+    standing: Standing,
+) {
+    let told = tunnel.served.get(channel);
+    if told == Some(&standing) || told.is_some() && tunnel.is_behind() {
+        return;
+    }
+    tunnel.served.insert(channel.to_owned(), standing);
+    let serve = state.control.serve(application, channel, &standing);
+    tunnel.wrote(state.write_link(tunnel.link, &serve));
+}
+
 /// Tells the other server that its end has no other one.
 fn refuse_end(state: &mut State, (application, id): &Key, piece: &Piece<'_>) {
     let (from, to) = (piece.to.max(1), piece.from);
     let about = About::Close;
     let close = Piece { about, application, from, to, number: 0, granted: 0, bytes: &[] };
     state.send(Kind::Tunnel, Some(*id), &close.encode());
-}
-
-/// Returns whether a frame of the own server is meant for the other one. The answers to the link itself are
-/// not, and an error among them means that the link does not serve what it should.
-fn goes_out(state: &mut State, frame: &[u8]) -> Result<bool, Broken> {
-    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return Ok(false) };
-    let is_system = envelope.channel_id().matches(SYSTEM);
-    Ok(match envelope.message_type() {
-        MessageType::Request => !is_system,
-        MessageType::Notification => true,
-        MessageType::Response if !is_system && envelope.reply_to().is_some() => true,
-        MessageType::Response => {
-            if is_error(envelope.payload_str()) {
-                let text =
-                    format!("the server refused its bridge something: {}", envelope.payload_str());
-                state.complain(Level::Warn, "server link", text);
-                if is_own_failure(&envelope) {
-                    return Err(Broken("the own server refused its link a channel"));
-                }
-            }
-            false
-        }
-        _ => false,
-    })
-}
-
-/// Writes the whole frames of the other server to the link.
-fn pass_in(state: &mut State, application: &str, tunnel: &mut Tunnel) -> Result<(), Broken> {
-    let link = tunnel.link;
-    let (mut written, mut back) = (0, Vec::new());
-    while let Some(frame) = tunnel.frame(state.frame_bytes_most)? {
-        match check(state, application, frame) {
-            Ok(()) if frame.len() - HEADER_BYTES > state.frame_bytes_max => {
-                // The other server did not know yet that the limit is lower now.
-                let instead = over_limit(state, frame, state.frame_bytes_max);
-                back.extend(instead.back);
-                written += state.write_link(link, &instead.on);
-            }
-            Ok(()) => written += state.write_link(link, frame),
-            Err(why) => state.refuse(why),
-        }
-    }
-    tunnel.wrote(written);
-    if !back.is_empty() {
-        tunnel.send(&back, state.now);
-    }
-    Ok(())
-}
-
-/// Returns what is said in place of a frame over the limit of the server that it is for.
-fn over_limit(state: &mut State, frame: &[u8], body_bytes_max: usize) -> Instead {
-    let instead = too_large::instead(&mut state.control, frame, body_bytes_max);
-    if instead == Instead::default() {
-        state.stats.too_large += 1;
-        let text = format!(
-            "a notification of {} bytes was not sent to another server, which takes no frame over \
-             {body_bytes_max}; send less, or raise its --max-frame-bytes",
-            frame.len() - HEADER_BYTES
-        );
-        state.complain(Level::Warn, "frame too large", text);
-    }
-    instead
-}
-
-/// Returns why a frame of the other server is refused. The own server checks the rest, as any peer's.
-fn check(state: &State, application: &str, frame: &[u8]) -> Result<(), &'static str> {
-    let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else {
-        return Err("a frame in a tunnel that is no message");
-    };
-    if !envelope.app_id().matches(application) {
-        return Err("a message of another application than its tunnel is for");
-    }
-    let channel = envelope.channel_id();
-    match envelope.message_type() {
-        MessageType::Request | MessageType::Notification
-            if !channel.matches(SYSTEM) && state.settings.is_shared(&channel.decode()) =>
-        {
-            Ok(())
-        }
-        MessageType::Request => Err("a request on a channel that is not shared"),
-        MessageType::Response if channel.matches(SYSTEM) || envelope.reply_to().is_none() => {
-            Err("a response that answers no request")
-        }
-        MessageType::Response => Ok(()),
-        MessageType::Notification => {
-            let action = members(envelope.payload_str(), ["action"]);
-            let action = action.and_then(|[action]| action.string());
-            let is_known =
-                action.is_some_and(|action| action.matches("cancel") || action.matches("credit"));
-            if is_known && channel.matches(SYSTEM) {
-                Ok(())
-            } else {
-                Err(
-                    "a notification on a channel that is not shared, and neither a cancel nor credit",
-                )
-            }
-        }
-        _ => Err("a message in a tunnel that belongs to no request"),
-    }
 }

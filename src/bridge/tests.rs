@@ -20,6 +20,7 @@ use crate::proto::pattern;
 
 mod hostile;
 mod limits;
+mod loads;
 mod publications;
 mod refused;
 mod requests;
@@ -271,6 +272,10 @@ impl Server {
                 self.up(Up::Publish(subject, payload));
             }
             Command::Mark(mark) => self.up(Up::Mark(mark)),
+            Command::AskLoads(names) => {
+                let loads = self.broker.context().loads(&names);
+                self.machine.local(LocalEvent::Loads(loads));
+            }
             Command::Log { text, .. } => self.log.push(text),
         }
     }
@@ -417,12 +422,15 @@ impl World {
     fn rest(&mut self) {
         for _ in 0..60 {
             self.pass(Duration::from_millis(50));
-            while self.servers.iter().any(|server| !server.up.is_empty())
-                || self.routes.values().any(|route| !route.is_empty())
-            {
+            while self.is_under_way() {
                 self.step();
             }
         }
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.servers.iter().any(|server| !server.up.is_empty())
+            || self.routes.values().any(|route| !route.is_empty())
     }
 
     /// Connects a client of the application `app` to a server.

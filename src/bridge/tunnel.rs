@@ -5,12 +5,13 @@
 //! a window for anybody. A chunk that is missing, or of another epoch, breaks the tunnel, and both ends close
 //! their links: the servers then say `worker_lost`, as for any worker.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::events::LinkId;
 use super::frames::Frames;
 use super::packet::Reader;
+use super::standing::Standing;
 
 /// What may be under way in each direction, in bytes.
 pub(crate) const WINDOW: u64 = 1 << 20;
@@ -120,8 +121,8 @@ pub(crate) struct Tunnel {
     pub(crate) theirs: Option<u64>,
     pub(crate) opened_at: Duration,
     pub(crate) used_at: Duration,
-    /// The channels that the link serves.
-    pub(crate) served: BTreeSet<String>,
+    /// The channels that the link serves, with what it has said about the other end's workers.
+    pub(crate) served: BTreeMap<String, Standing>,
     /// What the own server sent.
     pub(crate) local: Frames,
     /// The own server has closed the link, and what it sent before still has to go.
@@ -145,7 +146,7 @@ impl Tunnel {
             theirs: None,
             opened_at: now,
             used_at: now,
-            served: BTreeSet::new(),
+            served: BTreeMap::new(),
             local: Frames::default(),
             is_ending: false,
             is_reading: true,
@@ -254,6 +255,11 @@ impl Tunnel {
     pub(crate) fn frame(&mut self, body_bytes_max: usize) -> Result<Option<&[u8]>, Broken> {
         let too_large = |_| Broken("the other server sent a frame that is too large here");
         self.incoming.frames.next(body_bytes_max).map_err(too_large)
+    }
+
+    /// Returns whether so much waits for the own server that what it is told can wait, too.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.written >= WINDOW as usize / 2
     }
 
     /// So many bytes were written to the link.

@@ -80,7 +80,8 @@ impl Broker {
             let first = service.kept.first().and_then(|first| self.core.requests.get(first));
             let is_of_link =
                 first.is_some_and(|first| self.core.connections.is_link(first.requester));
-            let mut free = service.workers.iter().filter(|worker| !(is_of_link && worker.is_link));
+            let mut free =
+                service.workers.iter().filter(|worker| !(is_of_link && worker.is_link()));
             first.is_some() && free.any(is_free)
         })
     }

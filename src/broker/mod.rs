@@ -53,6 +53,8 @@ pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Recei
 pub use state::interest::{Interest, InterestIn};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
+#[cfg(any(feature = "nats", feature = "simulation"))]
+pub(crate) use state::load::ChannelLoad;
 pub use state::peer::Peer;
 #[cfg(feature = "nats")]
 pub(crate) use state::stats::NatsStatsSource;

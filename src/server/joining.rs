@@ -36,7 +36,7 @@ impl Server {
             return Err(Error::Config(text.to_owned()));
         }
         let frame_bytes_max = self.broker.limits().frame_bytes_max;
-        let bridge = Bridge::start(options, frame_bytes_max, self.link_opener())?;
+        let bridge = Bridge::start(options, frame_bytes_max, self.link_opener(), self.handle())?;
         let listener = bridge.listener();
         let opened = listener.clone();
         self.net.on_attach(move |application, end| opened.open_bus(application, end));

@@ -2,6 +2,7 @@
 
 use super::super::packet::{Kind, Origin, Packet};
 use super::super::presence::{About, CHANNELS_MAX, SERVERS_MAX, Word};
+use super::super::standing::Served;
 use super::super::tunnel;
 use super::*;
 
@@ -120,7 +121,7 @@ fn servers_and_their_channels_are_bounded() {
     assert_eq!(world.servers[0].machine.stats().peers, SERVERS_MAX);
     let origin = Origin { id: [2; 16], incarnation: 5 };
     let channels: Vec<_> =
-        (0..CHANNELS_MAX + 5).map(|n| ("app".to_owned(), format!("c{n}"))).collect();
+        (0..CHANNELS_MAX + 5).map(|n| Served::new(("app".to_owned(), format!("c{n}")))).collect();
     let said = Word::Part { about: about(1), part: 0, parts: 1, channels };
     let subject = format!("ipc-srv.{}", "01".repeat(16));
     hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &said.encode()));
@@ -129,7 +130,7 @@ fn servers_and_their_channels_are_bounded() {
     assert_eq!(world.payloads(client)[0]["code"], "no_handler");
     // Parts without an end are no memory without an end.
     for part in 0..1_000 {
-        let channels = vec![("a".repeat(250), format!("{part}")); 10];
+        let channels = vec![Served::new(("a".repeat(250), format!("{part}"))); 10];
         let said = Word::Part { about: about(2), part, parts: usize::MAX, channels };
         hear(&mut world, &subject, &Packet::encode(Kind::Presence, origin, 0, &said.encode()));
     }
@@ -208,8 +209,8 @@ fn no_bytes_panic_and_none_make_a_link() {
     world.client(0, "c");
     world.rest();
     let links = world.servers[0].links.len();
-    let said =
-        Word::Part { about: about(3), part: 0, parts: 2, channels: vec![("a".into(), "b".into())] };
+    let channels = vec![Served::new(("a".into(), "b".into()))];
+    let said = Word::Part { about: about(3), part: 0, parts: 2, channels };
     let seeds = [
         Packet::encode(Kind::Presence, STRANGER, 0, &said.encode()),
         Packet::encode(

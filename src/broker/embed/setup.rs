@@ -5,11 +5,15 @@ use std::fmt;
 use super::changes::{self, Change};
 use super::context::Context;
 use super::request::{Delivery, Request, RequestResult, Verdict};
+#[cfg(any(test, feature = "nats"))]
+use crate::broker::flow::loads;
 use crate::broker::flow::{applications, channels, interest};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::ConnectionInfo;
 use crate::broker::state::interest::{Interest, Listener};
 use crate::broker::state::keys::{ApplicationKey, ChannelKey};
+#[cfg(any(test, feature = "nats"))]
+use crate::broker::state::load::ChannelLoad;
 use crate::handler_error::HandlerError;
 
 /// An application, whose channels can be set up.
@@ -219,5 +223,11 @@ impl Context<'_> {
     ) {
         interest::install(self.core, Listener::Bridge, Box::new(hook));
         applications::share(self.core, patterns);
+    }
+
+    /// Returns how busy the workers of these channels are, for other servers.
+    #[cfg(any(test, feature = "nats"))]
+    pub(crate) fn loads(&self, names: &[(String, String)]) -> Vec<ChannelLoad> {
+        loads::of(self.core, names)
     }
 }

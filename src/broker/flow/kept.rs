@@ -11,6 +11,7 @@ use crate::broker::limits::KEPT_MARKS_MAX;
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
 use crate::broker::state::keys::{ChannelKey, ConnectionKey, RequestKey};
+use crate::broker::state::service::ServiceWorker;
 use crate::proto::OutFrame;
 
 /// Keeps a request until a worker has room. The frame is the one that the worker will get.
@@ -33,7 +34,7 @@ pub(crate) fn invite(core: &mut Core, worker: ConnectionKey, channel: ChannelKey
 #[cold]
 pub(crate) fn invite_links(core: &mut Core, channel: ChannelKey) {
     let Some(found) = core.router.channels.get(channel) else { return };
-    for worker in found.service.workers.clone().into_iter().filter(|worker| worker.is_link) {
+    for worker in found.service.workers.clone().into_iter().filter(ServiceWorker::is_link) {
         invite(core, worker.key, channel);
     }
 }

@@ -13,6 +13,8 @@ pub(crate) mod forwarding;
 pub(crate) mod hand_out;
 pub(crate) mod interest;
 pub(crate) mod kept;
+#[cfg(any(test, feature = "nats"))]
+pub(crate) mod loads;
 pub(crate) mod measuring;
 pub(crate) mod memory;
 pub(crate) mod queues;

@@ -17,7 +17,7 @@ use crate::broker::state::counters::APPLICATION;
 use crate::broker::state::keys::{ApplicationKey, ChannelKey, ConnectionKey, RequestKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
 use crate::broker::state::router::Channel;
-use crate::broker::state::service::Service;
+use crate::broker::state::service::{Elsewhere, LOAD_SHIFT, Service};
 use crate::proto::frame::HEADER_BYTES;
 use crate::proto::{
     Envelope, ErrorCode, Extensions, JsonStr, MessageType, Meta, exact_members, has_attachments,
@@ -34,14 +34,15 @@ pub(crate) enum Offer {
 }
 
 /// Makes a connection a worker of the channel, or changes the number of unanswered requests that it
-/// gets at a time, which is not limited without a `concurrency`.
+/// gets at a time, which is not limited without a `concurrency`, and, for a link, what its other end has.
 pub(crate) fn serve(
     core: &mut Core,
     key: ConnectionKey,
     channel: ChannelKey,
     concurrency: Option<NonZeroU32>,
+    elsewhere: Option<Elsewhere>,
 ) -> Result<(), Stop> {
-    let is_link = core.connections.is_link(key);
+    let is_link = elsewhere.is_some();
     let Some(session) = core.connections.session_mut(key) else { return Ok(()) };
     let Some(Channel { service, .. }) = core.router.channels.get(channel) else { return Ok(()) };
     let worker = session.worker.get_or_insert_default();
@@ -53,9 +54,9 @@ pub(crate) fn serve(
         branches::note(Branch::ServicesLimited);
         return Err(refusal::too_many_services().into());
     }
-    let is_counted = known.is_some_and(|known| known.concurrency.is_some());
+    let is_counted = known.is_some_and(|known| known.concurrency.is_some() || known.is_link());
     let mut in_flight = 0;
-    if concurrency.is_some() && !is_counted && !worker.in_flight.is_empty() {
+    if (concurrency.is_some() || is_link) && !is_counted && !worker.in_flight.is_empty() {
         let work = worker.in_flight.len().div_ceil(LOOKS_PER_WORK);
         let Some(connection) = core.connections.get_mut(key) else { return Ok(()) };
         if !core.turn.charge_or_wait(key, connection, work, &mut core.counters) {
@@ -68,7 +69,7 @@ pub(crate) fn serve(
     }
     let is_new = known.is_none();
     if let Some(Channel { service, .. }) = core.router.channels.get_mut(channel) {
-        service.set_worker(key, concurrency, in_flight, is_link);
+        service.set_worker(key, concurrency, in_flight, elsewhere);
     }
     if is_new {
         let session = core.connections.session_mut(key);
@@ -314,11 +315,12 @@ fn least_loaded(
     Choice::Worker(worker)
 }
 
-/// A link is chosen as if it had so many more requests in flight, because a local worker answers sooner.
-const LINK_HANDICAP: usize = 8;
+/// The workers behind a link are chosen as if each had so many more requests in flight, because a local one
+/// answers sooner.
+const LINK_HANDICAP: u64 = 8;
 
-/// Does the same for a channel that links serve, too. They get nothing that comes from a link, so that no
-/// message goes round.
+/// Does the same for a channel that links serve, too. What is in flight behind a link is shared by the workers
+/// there. Links get nothing that comes from a link, so that no message goes round.
 #[cold]
 fn least_loaded_with_links(
     core: &mut Core,
@@ -337,7 +339,7 @@ fn least_loaded_with_links(
     let (mut may_any, mut is_one_full) = (false, false);
     for at in (first..workers.len()).chain(0..first) {
         let worker = workers[at];
-        if is_of_link && worker.is_link {
+        if is_of_link && worker.is_link() {
             continue;
         }
         may_any = true;
@@ -345,13 +347,16 @@ fn least_loaded_with_links(
         let is_full = is_request && !worker.has_room();
         // Those that came before it have to be handed out first. A link may get it all the same: what is
         // kept although a link has room came from a link.
-        if is_full || is_behind_kept && !worker.is_link {
+        if is_full || is_behind_kept && !worker.is_link() {
             is_one_full |= connection.is_some_and(|found| found.congested.is_none());
             continue;
         }
         let Some((against, in_flight)) = load_of(connection, stuck_since, needs) else { continue };
-        let handicap = if worker.is_link { LINK_HANDICAP } else { 0 };
-        let load = (against, in_flight + handicap, worker.is_link);
+        let load = match worker.load_elsewhere() {
+            Some(load) => load + (LINK_HANDICAP << LOAD_SHIFT),
+            None => (in_flight as u64 + 1) << LOAD_SHIFT,
+        };
+        let load = (against, load, worker.is_link());
         if chosen.is_none_or(|(least, _)| load < least) {
             chosen = Some((load, at));
         }

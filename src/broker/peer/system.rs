@@ -1,7 +1,7 @@
 //! The `system` channel: the handshake, and requests to the server itself.
 
 use std::borrow::Cow;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::broker::state::encoder::Address;
 use crate::broker::state::events::ConnectionEvent;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
 use crate::broker::state::refusal::{self, Refusal, Stop};
+use crate::broker::state::service::Elsewhere;
 use crate::broker::state::timers::Due;
 use crate::proto::system::SYSTEM;
 use crate::proto::{Envelope, Extensions, JsonStr, Member, MessageType, members, only_member};
@@ -192,8 +193,9 @@ fn begin_serving(
         return Err(refusal::shutting_down().into());
     }
     let concurrency = concurrency(envelope.payload_str())?;
+    let elsewhere = core.connections.is_link(from).then(|| elsewhere(envelope.payload_str()));
     let channel = channels::find_or_claim(core, from, application, channel_id)?;
-    let served = workers::serve(core, from, channel, concurrency);
+    let served = workers::serve(core, from, channel, concurrency, elsewhere);
     if let Err(why) = served {
         channels::disown_unused(core, from, channel);
         return Err(why);
@@ -212,7 +214,8 @@ fn stop_serving(
     }
 }
 
-/// Carries out a notification of a link that begins or ends to serve a channel. It has no answer, which
+/// Carries out a notification of a link that begins or ends to serve a channel, or says anew what its other
+/// end has for it: `workers`, and how many requests of others are `in_flight` there. It has no answer, which
 /// would stand among the frames for the other server. Returns whether it was one.
 #[cold]
 pub(crate) fn notified(
@@ -265,6 +268,17 @@ fn concurrency(payload: &str) -> Result<Option<NonZeroU32>, Refusal> {
     let Some(text) = given else { return Ok(None) };
     let number = text.parse().ok().filter(|most: &NonZeroU32| most.get() <= CONCURRENCY_MAX);
     number.ok_or_else(refusal::concurrency_invalid).map(Some)
+}
+
+/// Returns what the other end of a link has: a single idle worker, where it does not say.
+#[cold]
+fn elsewhere(payload: &str) -> Elsewhere {
+    let number = |name| only_member(payload, name).ok().flatten()?.parse::<u32>().ok();
+    let workers = number("workers").map_or(1, |workers| workers.min(u16::MAX.into()) as u16);
+    Elsewhere {
+        workers: NonZeroU16::new(workers).unwrap_or(NonZeroU16::MIN),
+        in_flight: number("in_flight").unwrap_or_default(),
+    }
 }
 
 fn served_channel(channel: Member<'_>) -> Result<Cow<'_, str>, Refusal> {

@@ -15,6 +15,8 @@ pub(crate) mod interest;
 pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod line;
+#[cfg(any(test, feature = "nats", feature = "simulation"))]
+pub(crate) mod load;
 pub(crate) mod mailbox;
 pub(crate) mod peer;
 pub(crate) mod refusal;

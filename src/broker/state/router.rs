@@ -439,7 +439,7 @@ impl Channel {
 
     /// Returns whether a connection serves it, or the process itself.
     pub(crate) fn is_served(&self) -> bool {
-        self.answers || self.service.workers.iter().any(|worker| !worker.is_link)
+        self.answers || self.service.workers.iter().any(|worker| !worker.is_link())
     }
 
     /// One of its lists of subscribers. No link is in one: they hear patterns alone.

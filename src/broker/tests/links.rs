@@ -432,3 +432,68 @@ fn a_link_that_ends_its_service_gets_no_more() {
     world.send(client, &message("app", "notification", "system", "s", &stop));
     assert!(world.take(client).is_empty());
 }
+
+/// Has a link say what its other end has for a channel.
+fn link_stands(world: &mut World, link: ConnectionKey, standing: &Value) {
+    let mut serve = json!({"action": "serve", "channel": "work"});
+    serve.as_object_mut().unwrap().extend(standing.as_object().unwrap().clone());
+    world.send(link, &message("app", "notification", "system", "serve", &serve));
+}
+
+#[test]
+fn what_a_link_says_of_its_other_end_decides_how_much_it_gets() {
+    let mut world = World::new(Limits::default());
+    let links = [(); 3].map(|()| link(&mut world, "app"));
+    let say = |world: &mut World, standings: [Value; 3]| {
+        for (link, standing) in links.iter().zip(standings) {
+            link_stands(world, *link, &standing);
+        }
+    };
+    let client = world.connected("app", "client");
+    let mut id = 0;
+    let mut ask = |world: &mut World, count: usize| {
+        for _ in 0..count {
+            id += 1;
+            world.request(client, &id.to_string(), &json!(id));
+        }
+        links.map(|link| world.take(link).len())
+    };
+    say(&mut world, [json!({"workers": 4}), json!({"workers": 1}), json!({})]);
+    assert_eq!(ask(&mut world, 60), [40, 10, 10]);
+    // What is said again replaces what was said, and what is in flight still counts.
+    let busy = json!({"workers": 1, "in_flight": 20});
+    say(&mut world, [json!({"workers": 2}), busy, json!({"workers": 1})]);
+    assert_eq!(ask(&mut world, 40), [20, 0, 20], "there are 30 for each worker");
+    for strange in [json!(0), json!(-1), json!(1e9), json!("4"), json!(null), json!([4])] {
+        say(&mut world, [1, 2, 3].map(|_| json!({"workers": strange, "in_flight": strange})));
+    }
+    // Beyond its number, a link gets nothing while another one has room, and nothing is lost.
+    let full = json!({"concurrency": 1});
+    say(&mut world, [full.clone(), full.clone(), json!({})]);
+    assert_eq!(ask(&mut world, 10), [0, 0, 10]);
+    say(&mut world, [full.clone(), full.clone(), full]);
+    assert_eq!(ask(&mut world, 10), [0, 0, 0]);
+    link_stands(&mut world, links[1], &json!({"concurrency": 13}));
+    world.act();
+    assert_eq!(world.take(links[1]).len(), 3);
+    link_stands(&mut world, links[0], &json!({}));
+    world.act();
+    assert_eq!(links.map(|link| world.take(link).len()), [7, 0, 0]);
+    assert_eq!(world.take(client), [] as [Value; 0]);
+}
+
+#[test]
+fn a_client_says_nothing_of_other_ends() {
+    let mut world = World::new(Limits::default());
+    let [one, two] = ["one", "two"].map(|id| world.connected("app", id));
+    for (worker, workers) in [(one, 9), (two, 1)] {
+        let serve = json!({"action": "serve", "channel": "work", "workers": workers});
+        world.send(worker, &message("app", "request", "system", "serve", &serve));
+        world.take(worker);
+    }
+    let client = world.connected("app", "client");
+    for id in 0..10 {
+        world.request(client, &id.to_string(), &json!(id));
+    }
+    assert_eq!([one, two].map(|worker| world.take(worker).len()), [5, 5]);
+}

@@ -4,7 +4,8 @@ use ipc_framework::HandlerError;
 use serde_json::json;
 
 use super::nats_server::NatsServer;
-use super::{joined, joined_with, refused, until_served};
+use super::{joined, joined_with, refused, until_served, within_a_moment};
+use crate::support::eventually;
 use ipc_framework::NatsOptions;
 
 #[test]
@@ -80,4 +81,36 @@ fn local_workers_come_first_and_the_other_servers_when_they_are_gone() {
     assert_eq!(asks.request("work", json!(0)), "remote");
     drop(there);
     assert!(answers.join().unwrap() >= 2);
+}
+
+/// Nothing is answered, so that what was sent while the servers did not know of all workers is made up for.
+#[test]
+fn a_server_with_four_workers_gets_four_times_what_one_with_a_single_worker_gets() {
+    let nats = NatsServer::start();
+    let [here, four, one] = [joined(&nats), joined(&nats), joined(&nats)];
+    let many: Vec<_> =
+        (0..4).map(|id| four.connected("app", &format!("worker {id}")).serving("work")).collect();
+    let single = one.connected("app", "single").serving("work");
+    let mut asks = here.connected("app", "asks");
+    let (mut sent, mut got) = (0, [0; 2]);
+    eventually("requests in proportion to the workers", || {
+        for _ in 0..10 {
+            asks.send("request", "work", json!(sent));
+            sent += 1;
+        }
+        // Before the workers are known, it is refused.
+        while within_a_moment(&asks).is_some() {
+            sent -= 1;
+        }
+        while got[0] + got[1] < sent {
+            let before = got;
+            got[0] += many.iter().filter(|worker| within_a_moment(worker).is_some()).count();
+            got[1] += usize::from(within_a_moment(&single).is_some());
+            if before == got {
+                break;
+            }
+        }
+        assert!(sent < 1_000, "{got:?}");
+        (got[1] >= 10 && got[0].abs_diff(4 * got[1]) <= 4).then_some(())
+    });
 }

@@ -63,7 +63,7 @@ const ROOMS: &[Room] = &[
             "history_rule",
             "limits access",
             // Tables: each owns its data and knows no other.
-            "state/keys state/topic/seat",
+            "state/keys state/load state/topic/seat",
             "state/buses",
             "state/topic/verdicts state/topic/replays state/topic/search",
             "state/arena state/interest state/line state/mailbox state/peer state/encoder state/refusal",
@@ -76,7 +76,7 @@ const ROOMS: &[Room] = &[
             "state/router state/requests state/turn state/stats",
             "state/core",
             // The course of messages and connections.
-            "flow/interest flow/kept flow/attachments flow/topic",
+            "flow/interest flow/kept flow/loads flow/attachments flow/topic",
             "flow/forms",
             "flow/measuring flow/queues flow/channels",
             "flow/topic/audience flow/topic/conflation",
@@ -133,9 +133,12 @@ const ROOMS: &[Room] = &[
     Room {
         folder: "src/bridge",
         floors: &[
-            "events names options packet settings stats",
+            "names options packet settings standing stats",
+            "events",
             "control frames outbox subjects",
             "presence state too_large tunnel",
+            "loads",
+            "crossing",
             "publications servers",
             "inbox machine",
             "nats/links nats/outgoing nats/subscriptions",
