@@ -119,6 +119,19 @@ mod tests {
     }
 
     #[test]
+    fn an_application_ends_behind_what_was_wanted_of_it() {
+        let inbox = Inbox::<()>::default();
+        for subject in
+            [InterestIn::Application, InterestIn::Channel("news"), InterestIn::Workers("a")]
+        {
+            inbox.note(&Interest { application: "shop", subject, is_wanted: false });
+        }
+        let (taken, _) = inbox.take();
+        let last = taken.last().map(|interest| interest.subject.clone());
+        assert_eq!((taken.len(), last), (3, Some(LocalSubject::Application)));
+    }
+
+    #[test]
     fn what_ends_before_it_is_told_leaves_nothing() {
         let inbox = Inbox::<()>::default();
         let interest = |is_wanted| Interest {

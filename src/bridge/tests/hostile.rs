@@ -2,6 +2,7 @@
 
 use super::super::packet::{Kind, Origin, Packet};
 use super::super::presence::{About, CHANNELS_MAX, SERVERS_MAX, Word};
+use super::super::publications::BUS_BYTES_MAX;
 use super::super::standing::Served;
 use super::super::tunnel;
 use super::*;
@@ -238,4 +239,82 @@ fn no_bytes_panic_and_none_make_a_link() {
         hear(&mut world, subjects[round / 3 % 3], &bytes);
     }
     assert_eq!(world.servers[0].links.len(), links);
+}
+
+/// One origin's publications may come by two ways, and the older one later. It is dropped and counted.
+#[test]
+fn an_older_publication_that_comes_later_is_dropped_and_counted() {
+    let mut world = World::joined(1, 21);
+    let client = world.client(0, "c");
+    world.send(client, &message("subscribe", "news", "s", &json!({})));
+    world.rest();
+    world.take(client);
+    for number in [5, 4, 6] {
+        let frame = framed(&message("publish", "news", "1", &json!(number)));
+        let packet = Packet::encode(Kind::Publication, STRANGER, number, &frame);
+        hear(&mut world, "ipc-pub.app.news", &packet);
+    }
+    assert_eq!(world.payloads(client), [json!(5), json!(6)]);
+    let stats = world.servers[0].machine.stats();
+    assert_eq!((stats.lost_here, stats.doubled, stats.received), (1, 0, 2));
+}
+
+/// What the own server does not take from a bus link is bounded, and the rest is counted.
+#[test]
+fn publications_that_the_own_server_does_not_take_are_bounded_and_counted() {
+    let mut machine = Machine::new(settings(0), Duration::ZERO);
+    machine.nats(NatsEvent::Connected { max_payload: MAX_PAYLOAD });
+    let link = machine.new_link();
+    machine.local(LocalEvent::BusOpened { link, application: "app".to_owned() });
+    let frame = framed(&message("publish", "news", "1", &json!("x".repeat(1 << 19))));
+    let mut written = 0;
+    for number in 1..=100 {
+        let payload = Packet::encode(Kind::Publication, STRANGER, number, &frame);
+        machine.nats(NatsEvent::Message { subject: "ipc-pub.app.news", payload: &payload });
+        machine.nats(NatsEvent::Drained);
+        while let Some(command) = machine.next_command() {
+            if let Command::WriteLink { bytes, .. } = command {
+                written += bytes.len();
+            }
+        }
+    }
+    assert!(written <= BUS_BYTES_MAX, "{written}");
+    let stats = machine.stats();
+    assert_eq!(stats.received + stats.lost_here, 100);
+    assert_eq!(stats.received as usize, written / frame.len());
+    // Once it is taken, others come.
+    machine.local(LocalEvent::LinkTook { link, bytes: written });
+    let payload = Packet::encode(Kind::Publication, STRANGER, 101, &frame);
+    machine.nats(NatsEvent::Message { subject: "ipc-pub.app.news", payload: &payload });
+    machine.nats(NatsEvent::Drained);
+    assert_eq!(machine.stats().received, stats.received + 1);
+}
+
+/// A change that does not follow the last one is no ground to stand on: a snapshot is asked for.
+#[test]
+fn a_change_behind_a_gap_is_not_believed() {
+    let mut world = World::joined(1, 22);
+    let client = world.client(0, "c");
+    let tell = |world: &mut World, word: &Word| {
+        hear(world, "ipc-all", &Packet::encode(Kind::Presence, STRANGER, 0, &word.encode()));
+    };
+    let serves = |channel: &str| ("app".to_owned(), channel.to_owned(), true);
+    tell(&mut world, &Word::Hello(about(0)));
+    let part = Word::Part { about: about(0), part: 0, parts: 1, channels: Vec::new() };
+    tell(&mut world, &part);
+    let first = Word::Change { about: about(1), channels: vec![serves("first")] };
+    tell(&mut world, &first);
+    let third = Word::Change { about: about(3), channels: vec![serves("third")] };
+    tell(&mut world, &third);
+    let ask = |world: &mut World, channel: &str| {
+        world.send(client, &message("request", channel, channel, &json!(1)));
+        world.payloads(client)
+    };
+    // The first waits for the stranger, and nobody is known to serve the third.
+    assert_eq!(ask(&mut world, "first"), [] as [Value; 0]);
+    assert_eq!(ask(&mut world, "third")[0]["code"], "no_handler");
+    let part = Served::new(("app".to_owned(), "third".to_owned()));
+    let part = Word::Part { about: about(3), part: 0, parts: 1, channels: vec![part] };
+    tell(&mut world, &part);
+    assert_eq!(ask(&mut world, "third"), [] as [Value; 0]);
 }
