@@ -175,6 +175,19 @@ fn a_publication_reaches_links_and_counts_them_for_nobody() {
 }
 
 #[test]
+fn each_publication_of_several_that_come_at_once_counts_as_a_frame_for_a_link() {
+    let mut world = World::new(Limits::default());
+    let client = world.connected("app", "1");
+    let link = bus(&mut world);
+    world.subscribe(client, "app", "news");
+    let before = world.broker.core.counters.frames_out;
+    let publication = framed(&message("app", "publish", "news", "p", &json!(1)));
+    world.deliver(client, &publication.repeat(3));
+    assert_eq!((world.take(link).len(), world.take(client).len()), (3, 3));
+    assert_eq!(world.broker.core.counters.frames_out - before, 6);
+}
+
+#[test]
 fn what_a_link_publishes_reaches_no_link() {
     let mut world = World::new(Limits::default());
     let [one, two] = [bus(&mut world), bus(&mut world)];

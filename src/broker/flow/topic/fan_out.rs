@@ -15,6 +15,7 @@ use crate::proto::{BufferPool, Envelope, Extensions, OutFrame};
 /// Publications that all subscribers get as they are.
 struct AsTheyAre<'a> {
     frames: &'a OutFrame<'a>,
+    publications: u32,
     /// Subscriptions of those who have them already.
     again: usize,
 }
@@ -34,7 +35,7 @@ impl Deliver for AsTheyAre<'_> {
     }
 
     fn deliver_to_link(&mut self, core: &mut Core, link: ConnectionKey) {
-        queues::push(core, link, self.frames);
+        push_to_link(core, link, self.frames, self.publications);
     }
 }
 
@@ -81,7 +82,7 @@ impl Deliver for Copies<'_> {
     }
 
     fn deliver_to_link(&mut self, core: &mut Core, link: ConnectionKey) {
-        queues::push(core, link, self.frames);
+        push_to_link(core, link, self.frames, self.publications);
     }
 }
 
@@ -171,7 +172,7 @@ pub(crate) fn fan_out(
     if placed.is_none() && name.is_none() {
         let shared = is_shared.then(|| frames.to_shared(&mut core.pool));
         let frames = shared.as_ref().unwrap_or(frames);
-        let mut each = AsTheyAre { frames, again: 0 };
+        let mut each = AsTheyAre { frames, publications, again: 0 };
         (reached, all) = audience::for_each(core, Some(channel), &matching, is_of_link, &mut each);
         (again, bytes_out) = (each.again, reached * frames.len());
     } else {
@@ -304,6 +305,15 @@ fn note_too_large(core: &mut Core, to: &[ConnectionKey]) -> Delivered {
     let too_large = connections.filter(|it| it.extensions.contains(Extensions::TOPIC)).count();
     core.counters.publications_too_large += too_large as u64;
     Delivered { are_all: too_large == to.len(), ..Delivered::default() }
+}
+
+/// Puts the frames of so many publications into the queue of a link.
+#[cold]
+fn push_to_link(core: &mut Core, link: ConnectionKey, frames: &OutFrame<'_>, publications: u32) {
+    if queues::put(core, link, frames) {
+        core.counters.frames_out += u64::from(publications);
+        core.counters.bytes_out += frames.len() as u64;
+    }
 }
 
 /// Counts publications, of which some deliveries wait for the filter.
