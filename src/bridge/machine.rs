@@ -205,6 +205,11 @@ impl Machine {
             return;
         }
         match (state.subjects.read(subject), packet.kind) {
+            (Some(Subject::Publication { .. }), Kind::Publication)
+                if !self.servers.may_have_published(packet.origin, packet.sequence) =>
+            {
+                state.refuse("a publication with a number that its server has not come to");
+            }
             (Some(Subject::Publication { application, channel }), Kind::Publication) => {
                 self.publications.arrived(state, application, &channel, &packet);
             }

@@ -25,6 +25,8 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_millis(3_500);
 pub(crate) const CHANGE_EVERY: Duration = Duration::from_millis(20);
 /// Snapshots are asked for, and sent, at most once in so long to each server.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(200);
+/// No server publishes so much until it is heard again or is gone.
+pub(crate) const PUBLISHED_BETWEEN_BEATS_MAX: u64 = 1 << 24;
 /// The most other servers.
 pub(crate) const SERVERS_MAX: usize = 64;
 /// The most channels that one server announces, in all its applications.
@@ -50,6 +52,9 @@ pub(crate) struct About {
     /// The largest body of a frame that it takes, unless it is older than this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_frame_bytes: Option<usize>,
+    /// The number of its last publication, unless it is older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) published: Option<u64>,
 }
 
 /// One message.
@@ -408,7 +413,9 @@ impl Peers {
         let is_old = !heard.is_anew && about.version < peer.about.version;
         peer.heard_at = now;
         let version = about.version.max(if heard.is_anew { 0 } else { peer.about.version });
-        peer.about = About { version, ..about.clone() };
+        // It only grows, so that who says less in its name does not make its publications implausible.
+        let published = peer.about.published.max(about.published);
+        peer.about = About { version, published, ..about.clone() };
         match word {
             Word::Hello(_) | Word::Ask(_) => peer.wants_snapshot = true,
             Word::Part { part, parts, channels, .. } if !is_old => {
@@ -422,6 +429,13 @@ impl Peers {
             _ => {}
         }
         heard
+    }
+
+    /// Returns whether a server may have published so much by now, as far as that is known.
+    pub(crate) fn may_have_published(&self, origin: Origin, sequence: u64) -> bool {
+        let peer = self.known.get(&origin.id).filter(|it| it.incarnation == origin.incarnation);
+        let last = peer.and_then(|peer| peer.about.published);
+        last.is_none_or(|last| sequence <= last.saturating_add(PUBLISHED_BETWEEN_BEATS_MAX))
     }
 
     /// Forgets the servers that were silent for too long, and returns them.

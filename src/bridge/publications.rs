@@ -5,8 +5,9 @@
 //! The server opens it when the first client comes, before it hears that client. One that was closed since,
 //! because it was slow or memory was short, is opened from here.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::control::{is_error, is_own_failure};
@@ -22,6 +23,8 @@ use crate::proto::{Envelope, MessageType};
 pub(crate) const BUS_BYTES_MAX: usize = 8 << 20;
 /// What one batch may have, in bytes.
 pub(crate) const BATCH_BYTES_MAX: usize = 64 << 20;
+/// So many of the last publications of each server are remembered.
+pub(crate) const RECENT_MAX: usize = 1_024;
 /// The servers whose last publications are remembered.
 pub(crate) const ORIGINS_MAX: usize = 1_024;
 /// An application that is one too many is tried again after so long.
@@ -50,6 +53,39 @@ struct Arrived {
     frame: Vec<u8>,
 }
 
+/// The last publications of a server. The copies of one come one soon after the other, and all that is not one of
+/// these is new, whatever its number: otherwise a stranger who forges a number would stop what comes after it.
+#[derive(Debug, Default)]
+struct Recent {
+    order: VecDeque<u64>,
+    known: BTreeSet<u64>,
+    heard_at: Duration,
+}
+
+impl Recent {
+    /// Returns whether it is new.
+    fn insert(&mut self, fingerprint: u64) -> bool {
+        if !self.known.insert(fingerprint) {
+            return false;
+        }
+        self.order.push_back(fingerprint);
+        if self.order.len() > RECENT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// Returns what two copies of a publication have in common, and no two different ones, also if one has the number
+/// of the other.
+fn fingerprint(arrived: &Arrived) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (arrived.sequence, &arrived.application, &arrived.frame).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// See above.
 #[derive(Debug, Default)]
 pub(crate) struct Publications {
@@ -57,9 +93,8 @@ pub(crate) struct Publications {
     applications: BTreeMap<LinkId, String>,
     /// What local clients want, with the subscription at NATS where there is one.
     wanted: BTreeMap<(String, LocalSubject), Option<u64>>,
-    sequence: u64,
-    /// The last publication of each server, and when it came.
-    origins: BTreeMap<Origin, (u64, Duration)>,
+    /// What came last of each server.
+    origins: BTreeMap<Origin, Recent>,
     batch: Vec<Arrived>,
     batch_bytes: usize,
 }
@@ -220,7 +255,7 @@ impl Publications {
         while is_usable {
             match bus.frames.next(OWN_FRAME_BYTES_MAX) {
                 Ok(Some(frame)) => {
-                    is_usable = publish(state, &mut self.sequence, application, frame);
+                    is_usable = publish(state, application, frame);
                 }
                 Ok(None) => break,
                 Err(_) => is_usable = false,
@@ -270,25 +305,18 @@ impl Publications {
     }
 
     fn deliver(&mut self, state: &mut State, arrived: &Arrived) {
-        let last = self.origins.get(&arrived.origin).map_or(0, |(last, _)| *last);
-        // The copies of one publication come one after the other; an older one came by another way.
-        if arrived.sequence == last {
-            state.stats.doubled += 1;
-            return;
-        }
-        if arrived.sequence < last {
-            state.stats.lost_here += 1;
-            let text = "a publication of another server came out of order and was dropped";
-            state.complain(Level::Warn, text, text.to_owned());
-            return;
-        }
-        if last == 0 && self.origins.len() >= ORIGINS_MAX {
-            let oldest = self.origins.iter().min_by_key(|(_, (_, heard_at))| *heard_at);
+        if !self.origins.contains_key(&arrived.origin) && self.origins.len() >= ORIGINS_MAX {
+            let oldest = self.origins.iter().min_by_key(|(_, recent)| recent.heard_at);
             if let Some(oldest) = oldest.map(|(origin, _)| *origin) {
                 self.origins.remove(&oldest);
             }
         }
-        self.origins.insert(arrived.origin, (arrived.sequence, state.now));
+        let recent = self.origins.entry(arrived.origin).or_default();
+        recent.heard_at = state.now;
+        if !recent.insert(fingerprint(arrived)) {
+            state.stats.doubled += 1;
+            return;
+        }
         let bus = self.buses.get_mut(&arrived.application);
         let Some((bus, link)) = bus.and_then(|bus| bus.link.map(|link| (bus, link))) else {
             state.stats.lost_here += 1;
@@ -319,7 +347,7 @@ fn subscribe(state: &mut State, (application, subject): &(String, LocalSubject))
 
 /// Publishes at NATS what a local client has published. Returns whether the link is of use: it is not if
 /// the server refused it a subscription.
-fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8]) -> bool {
+fn publish(state: &mut State, application: &str, frame: &[u8]) -> bool {
     let Ok(envelope) = Envelope::parse_binary(&frame[HEADER_BYTES..]) else { return false };
     let channel = envelope.channel_id().decode();
     if envelope.message_type() != MessageType::Publish {
@@ -336,8 +364,8 @@ fn publish(state: &mut State, sequence: &mut u64, application: &str, frame: &[u8
     if !state.settings.is_shared(&channel) {
         return true;
     }
-    *sequence += 1;
-    let packet = Packet::encode(Kind::Publication, state.me(), *sequence, frame);
+    state.sequence += 1;
+    let packet = Packet::encode(Kind::Publication, state.me(), state.sequence, frame);
     let max_payload = state.max_payload;
     if packet.len() > max_payload {
         state.stats.too_large += 1;

@@ -12,7 +12,7 @@ use super::crossing::{goes_out, over_limit, pass_in};
 use super::events::{Command, Level, LinkId};
 use super::frames::OWN_FRAME_BYTES_MAX;
 use super::loads::Loads;
-use super::packet::{Kind, Packet};
+use super::packet::{Kind, Origin, Packet};
 use super::presence::{self, Announced, BEAT, Heard, Peers, Word};
 use super::standing::Standing;
 use super::state::{RETRY, State};
@@ -99,7 +99,8 @@ impl Servers {
     fn about(&self, state: &State, max_payload: usize) -> presence::About {
         let (name, version) = (state.settings.name.clone(), self.announced.version);
         let max_frame_bytes = Some(state.frame_bytes_max);
-        presence::About { name, max_payload, session: self.session, version, max_frame_bytes }
+        let (session, published) = (self.session, Some(state.sequence));
+        presence::About { name, max_payload, session, version, max_frame_bytes, published }
     }
 
     /// Says without delay what has changed of what the next beat says.
@@ -542,6 +543,11 @@ impl Servers {
         application: &str,
     ) -> Option<&BTreeMap<String, Standing>> {
         self.peers.known.get(&id)?.channels(application)
+    }
+
+    /// Returns whether a server may have published so much by now.
+    pub(crate) fn may_have_published(&self, origin: Origin, sequence: u64) -> bool {
+        self.peers.may_have_published(origin, sequence)
     }
 
     pub(crate) fn peers(&self) -> usize {

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) outbox: Outbox,
     pub(crate) stats: BridgeStats,
     pub(crate) now: Duration,
+    /// The number of the last publication.
+    pub(crate) sequence: u64,
     pub(crate) is_connected: bool,
     /// The own server takes nothing new, and closes its links when nothing of theirs is in flight.
     pub(crate) is_draining: bool,
@@ -61,6 +63,7 @@ impl State {
             settings,
             stats: BridgeStats::default(),
             now,
+            sequence: 0,
             is_connected: false,
             is_draining: false,
             is_ending: false,

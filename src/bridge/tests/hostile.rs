@@ -1,7 +1,7 @@
 //! What anybody may send who reaches NATS.
 
 use super::super::packet::{Kind, Origin, Packet};
-use super::super::presence::{About, CHANNELS_MAX, SERVERS_MAX, Word};
+use super::super::presence::{About, CHANNELS_MAX, PUBLISHED_BETWEEN_BEATS_MAX, SERVERS_MAX, Word};
 use super::super::publications::BUS_BYTES_MAX;
 use super::super::standing::Served;
 use super::super::tunnel;
@@ -22,7 +22,7 @@ fn refused(world: &World) -> u64 {
 
 fn about(version: u64) -> About {
     let (name, max_payload) = ("stranger".into(), MAX_PAYLOAD);
-    About { name, max_payload, session: 1, version, max_frame_bytes: None }
+    About { name, max_payload, session: 1, version, max_frame_bytes: None, published: None }
 }
 
 #[test]
@@ -241,22 +241,22 @@ fn no_bytes_panic_and_none_make_a_link() {
     assert_eq!(world.servers[0].links.len(), links);
 }
 
-/// One origin's publications may come by two ways, and the older one later. It is dropped and counted.
+/// One origin's publications may come by two ways, and the older one later. It is none of those that came.
 #[test]
-fn an_older_publication_that_comes_later_is_dropped_and_counted() {
+fn an_older_publication_that_comes_later_is_delivered_once() {
     let mut world = World::joined(1, 21);
     let client = world.client(0, "c");
     world.send(client, &message("subscribe", "news", "s", &json!({})));
     world.rest();
     world.take(client);
-    for number in [5, 4, 6] {
+    for number in [5, 4, 6, 4, 5] {
         let frame = framed(&message("publish", "news", "1", &json!(number)));
         let packet = Packet::encode(Kind::Publication, STRANGER, number, &frame);
         hear(&mut world, "ipc-pub.app.news", &packet);
     }
-    assert_eq!(world.payloads(client), [json!(5), json!(6)]);
+    assert_eq!(world.payloads(client), [5, 4, 6].map(|number| json!(number)));
     let stats = world.servers[0].machine.stats();
-    assert_eq!((stats.lost_here, stats.doubled, stats.received), (1, 0, 2));
+    assert_eq!((stats.lost_here, stats.doubled, stats.received), (0, 2, 3));
 }
 
 /// What the own server does not take from a bus link is bounded, and the rest is counted.
@@ -317,4 +317,39 @@ fn a_change_behind_a_gap_is_not_believed() {
     let part = Word::Part { about: about(3), part: 0, parts: 1, channels: vec![part] };
     tell(&mut world, &part);
     assert_eq!(ask(&mut world, "third"), [] as [Value; 0]);
+}
+
+/// A stranger who copies the id and incarnation of a server takes the place of none of its publications.
+#[test]
+fn forged_numbers_stop_no_publication_of_the_server_whose_they_would_be() {
+    let mut world = World::joined(2, 7);
+    let subscriber = world.client(0, "s");
+    world.send(subscriber, &message("subscribe", "news", "s", &json!({})));
+    let publisher = world.client(1, "p");
+    world.rest();
+    world.take(subscriber);
+    let origin = Origin { id: [2; 16], incarnation: 101 };
+    let forge = |world: &mut World, sequence: u64, payload: &str| {
+        let frame = framed(&message("publish", "news", "f", &json!(payload)));
+        let packet = Packet::encode(Kind::Publication, origin, sequence, &frame);
+        hear(world, "ipc-pub.app.news", &packet);
+    };
+    let mut heard = Vec::new();
+    for number in 0..20_u64 {
+        world.send(publisher, &message("publish", "news", "p", &json!(number)));
+        world.rest();
+        // What was not announced is refused, and what may be is believed: but also what it foretells comes.
+        let before = refused(&world);
+        forge(&mut world, u64::MAX, "far");
+        forge(&mut world, number + 1 + PUBLISHED_BETWEEN_BEATS_MAX + 1, "far");
+        assert_eq!(refused(&world), before + 2);
+        forge(&mut world, number + 1 + PUBLISHED_BETWEEN_BEATS_MAX, "high");
+        forge(&mut world, number + 2, "next");
+        // Nor does less that is said in its name.
+        let less = Word::Beat(About { published: Some(0), ..about(1) });
+        hear(&mut world, "ipc-all", &Packet::encode(Kind::Presence, origin, 0, &less.encode()));
+        heard.extend(world.payloads(subscriber).into_iter().filter(Value::is_u64));
+    }
+    assert_eq!(heard, (0..20).map(|number| json!(number)).collect::<Vec<_>>());
+    assert_eq!(world.servers[0].machine.stats().lost_here, 0);
 }

@@ -238,6 +238,7 @@ fn forged_loads_are_bounded_and_unknown_channels_ignored() {
         name: "server-1".into(),
         max_payload: MAX_PAYLOAD,
         max_frame_bytes: None,
+        published: None,
         session: 1,
         version: 1,
     };
