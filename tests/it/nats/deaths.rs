@@ -231,11 +231,13 @@ fn what_a_server_has_when_it_drains_is_answered() {
         assert!(["no_handler", "shutting_down"].contains(&code(&answer)), "{answer}");
         (code(&answer) == "no_handler").then_some(())
     });
+    // So large that the last ones are still on their way when the server has ended.
+    let text = "x".repeat(50_000);
     for task in &tasks {
-        worker.answer(task, task["payload"].clone());
+        worker.answer(task, json!([task["payload"], text]));
     }
     for (number, id) in ids.iter().enumerate() {
-        asks.expect_answer(id, number);
+        asks.expect_answer(id, json!([number, text]));
     }
     asks.fence();
     there.end_well();
