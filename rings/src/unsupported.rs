@@ -1,0 +1,92 @@
+//! Where there are no rings: the same names, and nothing can be made.
+
+use std::convert::Infallible;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::Broken;
+
+/// What the server sends to the client, in this order.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The memory of both rings.
+    pub memory: OwnedFd,
+    /// Wakes the server up.
+    pub to_server: OwnedFd,
+    /// Wakes the client up.
+    pub to_client: OwnedFd,
+}
+
+/// One side of a connection; on this system there is none.
+#[derive(Debug)]
+pub struct End(Infallible);
+
+#[expect(clippy::unused_self, clippy::missing_errors_doc, reason = "alike on all systems")]
+impl End {
+    /// Returns [`ErrorKind::Unsupported`].
+    pub fn create(_ring_bytes: usize) -> io::Result<(Self, Descriptors)> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    /// Returns [`ErrorKind::Unsupported`].
+    pub fn open(_descriptors: Descriptors, _ring_bytes: usize) -> io::Result<Self> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    /// Returns the bytes of memory that both rings would take together.
+    pub const fn memory_bytes(ring_bytes: usize) -> usize {
+        2 * ring_bytes
+    }
+
+    /// Cannot be called.
+    pub fn read(&mut self, _room: &mut [u8]) -> Result<usize, Broken> {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn write(&mut self, _slices: &[IoSlice<'_>]) -> Result<usize, Broken> {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn has_bytes(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn room(&self) -> usize {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn watch(&self) -> Watch {
+        match self.0 {}
+    }
+}
+
+/// What an event loop needs of an [`End`]; on this system there is none.
+#[derive(Clone, Debug)]
+pub struct Watch(Infallible);
+
+impl Watch {
+    /// Cannot be called.
+    pub fn is_ready(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn sleep(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn awake(&self) {
+        match self.0 {}
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self.0 {}
+    }
+}
