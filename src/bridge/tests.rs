@@ -166,7 +166,7 @@ impl Server {
         match action {
             Action::Flush(key) => self.flush(key),
             Action::Resume(key) => self.resumed.push(key),
-            Action::FinishWrite(_) => {}
+            Action::FinishWrite(_) | Action::Share(_) => {}
             Action::Close(key) => {
                 if let Some(link) = self.keys.remove(&key) {
                     self.links.remove(&link);

@@ -28,6 +28,7 @@ mod inspection;
 mod limits;
 mod peer;
 mod setup;
+mod share;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,9 @@ pub use history_rule::HistoryRule;
 pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 pub use state::counters::Counters;
-pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Written};
+pub use state::events::{
+    Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Turnover, Written,
+};
 pub use state::interest::{Interest, InterestIn};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};

@@ -103,13 +103,13 @@ const ROOMS: &[Room] = &[
             "embed/changes",
             "embed/manage embed/setup embed/handlers",
             // The peers.
-            "peer/listings peer/operator peer/searching peer/unserved",
+            "peer/listings peer/operator peer/searching peer/sharing peer/unserved",
             "peer/purge",
             "peer/system",
             "peer/dispatch",
             // The driver's door.
             "broker",
-            "agreement inspection setup",
+            "agreement inspection setup share",
             "mod",
             "fuzzing",
         ],
@@ -120,7 +120,8 @@ const ROOMS: &[Room] = &[
             "inherited quickack system tls_records unix_socket user_namespace",
             // For tests alone.
             "fake",
-            "accept budget clock protection socket tcp_socket tls_stream waiting",
+            "accept budget clock protection rings socket tcp_socket tls_stream waiting",
+            "ring",
             "stream",
             "link_opener listener",
             "mio_system",
