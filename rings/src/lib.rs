@@ -11,6 +11,10 @@
 
 #[cfg_attr(not(target_os = "linux"), path = "unsupported.rs")]
 mod end;
+#[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
+mod ring;
 
 use std::{error, fmt};
 
@@ -30,8 +34,8 @@ pub const fn is_ring_size(ring_bytes: usize) -> bool {
     ring_bytes.is_power_of_two() && RING_BYTES_MIN <= ring_bytes && ring_bytes <= RING_BYTES_MAX
 }
 
-/// The other side has written into the shared memory what no correct one does. The connection has to
-/// end.
+/// The other side has written into the shared memory what no correct one does, or this process is a fork of
+/// the one that has the memory. The connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use crate::Broken;
 
@@ -29,7 +30,11 @@ impl End {
     }
 
     /// Returns [`ErrorKind::Unsupported`].
-    pub fn open(_descriptors: Descriptors, _ring_bytes: usize) -> io::Result<Self> {
+    pub fn open(
+        _descriptors: Descriptors,
+        _ring_bytes: usize,
+        _socket: impl AsFd,
+    ) -> io::Result<Self> {
         Err(ErrorKind::Unsupported.into())
     }
 
@@ -70,6 +75,11 @@ pub struct Watch(Infallible);
 
 impl Watch {
     /// Cannot be called.
+    pub fn has_bytes(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
     pub fn is_ready(&self) -> bool {
         match self.0 {}
     }
@@ -81,6 +91,11 @@ impl Watch {
 
     /// Cannot be called.
     pub fn awake(&self) {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn wait(&self, _timeout: Option<Duration>) -> io::Result<bool> {
         match self.0 {}
     }
 }
