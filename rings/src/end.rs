@@ -182,17 +182,40 @@ impl Watch {
     /// worth a turn. Takes no system call.
     #[inline]
     pub fn is_ready(&self) -> bool {
-        self.has_bytes() || self.writing.has_room_again()
+        self.has_bytes() || self.has_room_again()
+    }
+
+    /// Returns whether there is room again after a short write.
+    pub fn has_room_again(&self) -> bool {
+        self.check().is_err() || self.writing.has_room_again()
+    }
+
+    /// Returns how many bytes can be read.
+    pub fn unread_bytes(&self) -> usize {
+        self.check().map_or(0, |()| self.reading.unread_bytes())
     }
 
     /// Tells the other side that this one sleeps, and looks again. Returns false if there is something to
     /// do, and this side must not sleep.
     pub fn sleep(&self) -> bool {
+        if !self.sleep_for_bytes() {
+            return false;
+        }
+        if self.has_room_again() {
+            self.awake();
+            return false;
+        }
+        true
+    }
+
+    /// As [`sleep`](Self::sleep), but does not look for room. A short write has told the other side already
+    /// that this one waits for room.
+    pub fn sleep_for_bytes(&self) -> bool {
         if self.check().is_err() {
             return false;
         }
         self.reading.announce_sleep();
-        if self.is_ready() {
+        if self.reading.has_bytes() {
             self.reading.end_sleep();
             return false;
         }

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::Broken;
 
+#[cfg(test)]
+mod model;
+
 /// What both sides have in common, and how to wake the other one up. All words are in it as `u32`.
 pub(crate) trait Common {
     /// Reads a word, and sees whatever its writer did before.
@@ -116,6 +119,12 @@ impl<C: Common> Reading<C> {
         self.common.load(self.ring.tail()) != self.head.load(Ordering::Relaxed)
     }
 
+    /// Returns how many bytes can be read; none if the ring is broken.
+    pub(crate) fn unread_bytes(&self) -> usize {
+        let tail = self.common.load(self.ring.tail());
+        self.ring.used(tail, self.head.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
     /// Lets the writer wake this side up. Whoever calls this looks for bytes again before it sleeps.
     pub(crate) fn announce_sleep(&self) {
         self.common.store(self.ring.reader_sleeps(), 1);
@@ -127,7 +136,7 @@ impl<C: Common> Reading<C> {
     }
 
     /// Wakes the writer up if it waits and there is room for it. Returns false if there is not: then the next
-    /// read has to look again.
+    /// read looks again.
     ///
     /// This is not done at each read. A writer waits when more than half of the ring is full, so it is seen all
     /// the same if it is looked for whenever half a ring has been read.
@@ -187,8 +196,8 @@ impl<C: Common> Reader<C> {
             head = head.wrapping_add(chunk.len() as u32);
             own.store(head, Ordering::Relaxed);
             common.store(ring.head(), head);
-            if head.wrapping_sub(*checked) as usize >= ring.room_min() && reading.wake_writer(head)
-            {
+            let unchecked_bytes = head.wrapping_sub(*checked) as usize;
+            if unchecked_bytes >= ring.room_min() && reading.wake_writer(head) {
                 *checked = head;
             }
         }

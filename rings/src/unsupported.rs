@@ -85,6 +85,21 @@ impl Watch {
     }
 
     /// Cannot be called.
+    pub fn has_room_again(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn unread_bytes(&self) -> usize {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
+    pub fn sleep_for_bytes(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
     pub fn sleep(&self) -> bool {
         match self.0 {}
     }
