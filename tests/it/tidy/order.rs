@@ -154,7 +154,7 @@ const ROOMS: &[Room] = &[
             "client_options servers",
             // Bytes, frames and messages.
             "wire/addresses wire/answer wire/encoded_frame wire/no_signal wire/read_buffer",
-            "wire/tls_session",
+            "wire/rings wire/tls_session",
             "wire/encoder wire/frames wire/socket wire/tls_failure",
             "wire/wait",
             // The blocking client.
