@@ -19,11 +19,11 @@ mod tests;
 /// The words of both rings come first, and take a page together.
 const RINGS_START: usize = 4096;
 
-/// What an event of the client's descriptor came from.
+/// The sources of the events of the client's descriptor.
 const FROM_SERVER: u64 = 0;
 const FROM_SOCKET: u64 = 1;
 
-/// What the server sends to the client, in this order. They are closed when they are dropped.
+/// The descriptors that the server sends to the client, in this order. They are closed when they are dropped.
 #[derive(Debug)]
 pub struct Descriptors {
     /// The memory of both rings, a sealed memfd.
@@ -156,7 +156,7 @@ fn rings(ring_bytes: usize) -> [Ring; 2] {
     })
 }
 
-/// What an event loop needs of an [`End`] that somebody else reads and writes: whether there is
+/// The part that an event loop needs of an [`End`] that somebody else reads and writes: whether there is
 /// something to do, and a descriptor to sleep on. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -237,7 +237,7 @@ impl Watch {
     /// Those of the system: [`ErrorKind::Interrupted`] after a signal, and [`ErrorKind::InvalidInput`] at the
     /// server, whose descriptor is for an event loop.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
-        // What no clock can express is forever.
+        // A timeout that no clock can express is none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut events = Vec::with_capacity(2);
         epoll::wait(&self.own, rustix::buffer::spare_capacity(&mut events), timeout.as_ref())?;
@@ -253,7 +253,7 @@ impl AsFd for Watch {
     }
 }
 
-/// What both sides have in common.
+/// The memory, and the descriptor that wakes the other side up.
 #[derive(Debug)]
 struct Link {
     memory: Memory,

@@ -18,7 +18,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 /// With these nobody can change the size any more: bytes that are mapped and gone raise SIGBUS. The last one
 /// holds the set of seals itself.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
-/// What `statfs` says of a memfd. One of huge pages, which may be missing when they are touched, says
+/// The answer of `statfs` for a memfd. One of huge pages, which may be missing when they are touched, says
 /// something else.
 const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
@@ -105,7 +105,7 @@ impl Memory {
         // A child would be a second writer of the same ring.
         advise(start, bytes, Advice::LinuxDontFork)?;
         advise(owned.cast(), word_bytes, Advice::LinuxWipeOnFork)?;
-        // What others said is not for a core dump.
+        // The words of others are not for a core dump.
         advise(start, bytes, Advice::LinuxDontDump)?;
         memory.owned().store(1, Ordering::Relaxed);
         Ok(memory)

@@ -17,7 +17,7 @@ use crate::Broken;
 #[cfg(test)]
 mod model;
 
-/// What both sides have in common, and how to wake the other one up. All words are in it as `u32`.
+/// The memory that both sides have in common, with words of 32 bits, and the way to wake the other side up.
 pub(crate) trait Common {
     /// Reads a word, and sees whatever its writer did before.
     fn load(&self, word: usize) -> u32;
@@ -42,7 +42,7 @@ pub(crate) trait Common {
 /// Bytes that are moved before the other side is told, so that both copy at once.
 const CHUNK_BYTES: usize = 32 << 10;
 
-/// Where the parts of a ring are in the common memory. Whatever one side writes often has a cache line of its
+/// The places of a ring's parts in the common memory. A word that one side writes often has a cache line of its
 /// own, and the one beside it, which processors fetch together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
@@ -55,9 +55,9 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// How many bytes were ever written. The writer's.
+    /// The number of bytes that were ever written. The writer's.
     const TAIL: usize = 0;
-    /// How many bytes were ever read. The reader's.
+    /// The number of bytes that were ever read. The reader's.
     const HEAD: usize = 128;
     /// Not zero while the reader sleeps.
     const READER_SLEEPS: usize = 256;
@@ -81,7 +81,7 @@ impl Ring {
         self.words + Self::WRITER_WAITS
     }
 
-    /// Who waits for room is told of this much: to be woken for a few bytes costs more than to write them.
+    /// The room of which a writer that waits is told: to be woken for a few bytes costs more than to write them.
     fn room_min(&self) -> usize {
         self.bytes / 2
     }
@@ -99,12 +99,12 @@ impl Ring {
     }
 }
 
-/// What a reader and those who watch it know.
+/// The part of a reader that those who watch it know, too.
 #[derive(Debug)]
 pub(crate) struct Reading<C> {
     pub(crate) common: Arc<C>,
     pub(crate) ring: Ring,
-    /// How many bytes were ever read.
+    /// The number of bytes that were ever read.
     head: AtomicU32,
 }
 
@@ -205,12 +205,12 @@ impl<C: Common> Reader<C> {
     }
 }
 
-/// What a writer and those who watch it know.
+/// The part of a writer that those who watch it know, too.
 #[derive(Debug)]
 pub(crate) struct Writing<C> {
     pub(crate) common: Arc<C>,
     pub(crate) ring: Ring,
-    /// How many bytes were ever written.
+    /// The number of bytes that were ever written.
     tail: AtomicU32,
     /// The last write was short.
     waits: AtomicBool,
@@ -243,7 +243,7 @@ impl<C: Common> Writing<C> {
 #[derive(Debug)]
 pub(crate) struct Writer<C> {
     writing: Arc<Writing<C>>,
-    /// How many bytes were ever written, with those that the reader is not told of yet.
+    /// The number of bytes that were ever written, with those of which the reader is not told yet.
     tail: u32,
     /// The reader's index when it was last looked at. Invariant: `tail` is at most a ring ahead.
     head: u32,

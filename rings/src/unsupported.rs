@@ -1,4 +1,4 @@
-//! Where there are no rings: the same names, and nothing can be made.
+//! The same names for systems without rings: nothing can be made there.
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind, IoSlice};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Broken;
 
-/// What the server sends to the client, in this order.
+/// The descriptors that the server sends to the client, in this order.
 #[derive(Debug)]
 pub struct Descriptors {
     /// The memory of both rings.
@@ -69,7 +69,7 @@ impl End {
     }
 }
 
-/// What an event loop needs of an [`End`]; on this system there is none.
+/// The part that an event loop needs of an [`End`]; on this system there is none.
 #[derive(Clone, Debug)]
 pub struct Watch(Infallible);
 

@@ -21,7 +21,7 @@ struct Shared {
     to_writer: Event,
 }
 
-/// What an eventfd is: it counts, and a wait takes the count.
+/// An eventfd: it counts, and a wait takes the count.
 #[derive(Debug)]
 struct Event {
     count: Mutex<u32>,
