@@ -260,3 +260,189 @@ fn send_with(
     let flags = SendFlags::empty();
     Ok(sendmsg(socket, slices, &mut along, flags)?)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::IoSliceMut;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net;
+    use std::time::Duration;
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::super::mio_system::MioSystem;
+    use super::super::stream::SocketStream;
+    use super::super::system::{Event, Stream, System};
+    use super::*;
+
+    const RING_BYTES: usize = 4_096;
+    const TOKEN: usize = 3;
+    const HANG: Duration = Duration::from_secs(60);
+
+    fn stream(system: &mut MioSystem) -> (SocketStream, net::UnixStream) {
+        let (ours, theirs) = net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut stream = SocketStream::unix(UnixStream::from_std(ours));
+        system.watch(&mut stream, TOKEN).unwrap();
+        let taken = system.share(&mut stream, TOKEN, RING_BYTES).unwrap();
+        assert!(taken >= 2 * RING_BYTES);
+        (stream, theirs)
+    }
+
+    /// Reads what is there, and the descriptors that come along.
+    fn receive(socket: &net::UnixStream, bytes: &mut Vec<u8>, descriptors: &mut Vec<OwnedFd>) {
+        let mut buffer = vec![0; 10_000];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut along = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let Ok(got) = recvmsg(socket, &mut slices, &mut along, RecvFlags::CMSG_CLOEXEC) else {
+            return;
+        };
+        for message in along.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        bytes.extend_from_slice(&buffer[..got.bytes]);
+    }
+
+    fn open(descriptors: Vec<OwnedFd>, socket: &net::UnixStream) -> End {
+        let [memory, to_server, to_client] = descriptors.try_into().expect("three descriptors");
+        End::open(Descriptors { memory, to_server, to_client }, RING_BYTES, socket).unwrap()
+    }
+
+    /// Goes over at once, and returns the client's end.
+    fn turned(system: &mut MioSystem) -> (SocketStream, net::UnixStream, End) {
+        let (mut stream, theirs) = stream(system);
+        stream.turn_over(0, 6);
+        assert_eq!(stream.write_one(b"answer").unwrap(), 6);
+        let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+        receive(&theirs, &mut bytes, &mut descriptors);
+        assert_eq!(bytes, b"answer");
+        let end = open(descriptors, &theirs);
+        (stream, theirs, end)
+    }
+
+    fn poll(system: &mut MioSystem, timeout: Duration) -> Vec<Event> {
+        let mut events = Vec::new();
+        system.poll(&mut events, Some(timeout)).unwrap();
+        events
+    }
+
+    /// The kernel takes the queue in pieces, wherever they end.
+    #[test]
+    fn the_answer_is_the_last_on_the_socket_and_brings_the_descriptors_however_writes_are_cut() {
+        for before_bytes in [0, 1, 100, 1 << 20] {
+            let mut system = MioSystem::new(16).unwrap();
+            let (mut stream, theirs) = stream(&mut system);
+            stream.turn_over(before_bytes, 6);
+            let (before, behind) = (vec![b'b'; before_bytes], vec![b'r'; 1_000]);
+            let queue = [&before[..], b"ans", b"wer", &behind[..]].concat();
+            let (mut sent, mut bytes, mut descriptors) = (0, Vec::new(), Vec::new());
+            while sent < queue.len() {
+                // Slices that begin and end anywhere.
+                let middle = sent + (queue.len() - sent) / 3;
+                let slices = [IoSlice::new(&queue[sent..middle]), IoSlice::new(&queue[middle..])];
+                match stream.write(&slices) {
+                    Ok(taken) => sent += taken,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                receive(&theirs, &mut bytes, &mut descriptors);
+            }
+            while bytes.len() < before_bytes + 6 {
+                receive(&theirs, &mut bytes, &mut descriptors);
+            }
+            assert_eq!(bytes, [&before[..], b"answer"].concat());
+            let mut end = open(descriptors, &theirs);
+            let mut ring = [0; 2 * RING_BYTES];
+            assert_eq!(end.read(&mut ring).unwrap(), 1_000);
+            assert_eq!(ring[..1_000], behind);
+        }
+    }
+
+    #[test]
+    fn a_sleeping_loop_is_woken_by_bytes_and_by_room() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (mut stream, _theirs, mut end) = turned(&mut system);
+        // The registration of the socket and the first look are over.
+        poll(&mut system, Duration::ZERO);
+        let mut buffer = [0; 64];
+        let kind = |result: io::Result<usize>| result.unwrap_err().kind();
+        assert_eq!(kind(stream.read(&mut buffer)), io::ErrorKind::WouldBlock);
+        poll(&mut system, Duration::ZERO);
+        assert!(!system.is_awake());
+        end.write(&[IoSlice::new(b"bytes")]).unwrap();
+        let events = poll(&mut system, HANG);
+        assert!(events.iter().any(|event| event.token == TOKEN && event.readable), "{events:?}");
+        // Left unread, it keeps nobody awake, and room is reported all the same.
+        let full = vec![b'f'; 2 * RING_BYTES];
+        assert_eq!(stream.write_one(&full).unwrap(), RING_BYTES);
+        system.watch_writable(&mut stream, TOKEN, true).unwrap();
+        assert_eq!(poll(&mut system, Duration::from_millis(20)), []);
+        assert_eq!(end.read(&mut vec![0; 2 * RING_BYTES]).unwrap(), RING_BYTES);
+        let events = poll(&mut system, HANG);
+        assert!(events.iter().any(|event| event.token == TOKEN && event.writable), "{events:?}");
+        assert_eq!(stream.read(&mut buffer).unwrap(), 5);
+    }
+
+    #[test]
+    fn a_spinning_loop_finds_bytes_without_the_kernel_and_sockets_in_bounded_looks() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (mut stream, _theirs, mut end) = turned(&mut system);
+        poll(&mut system, Duration::ZERO);
+        let _ = stream.read(&mut [0; 64]);
+        let wake = system.waker();
+        wake();
+        let mut looks = 0;
+        let mut events = Vec::new();
+        while !events.iter().any(|event: &Event| event.token == super::super::system::WAKER) {
+            end.write(&[IoSlice::new(b"x")]).unwrap();
+            events.clear();
+            system.spin(&mut events).unwrap();
+            let _ = stream.read(&mut [0; 64]);
+            looks += 1;
+            assert!(looks <= super::super::rings::PASSED_OVER_MAX, "sockets starve");
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_socket_is_read_behind_the_ring_even_if_it_came_before() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (mut stream, theirs, mut end) = turned(&mut system);
+        end.write(&[IoSlice::new(b"last")]).unwrap();
+        drop(theirs);
+        let mut buffer = [0; 64];
+        assert_eq!(stream.read(&mut buffer).unwrap(), 4);
+        assert!(stream.holds_more());
+        assert_eq!(stream.read(&mut buffer).unwrap(), 0);
+        assert_eq!(stream.read(&mut buffer).unwrap(), 0);
+        let events = poll(&mut system, HANG);
+        assert!(events.iter().any(|event| event.finished), "{events:?}");
+        let error = stream.write_one(b"nobody reads it").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    /// The peer keeps the descriptor on which the loop slept, and may use it as long as it likes.
+    #[test]
+    fn the_descriptor_of_a_closed_connection_is_not_watched_any_more() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (stream, _theirs, mut end) = turned(&mut system);
+        poll(&mut system, Duration::ZERO);
+        system.forget(TOKEN);
+        drop(stream);
+        end.write(&[IoSlice::new(b"nobody is there")]).unwrap();
+        // An event of nobody's would still end the sleep.
+        let (began, sleep) = (std::time::Instant::now(), Duration::from_millis(20));
+        assert_eq!(poll(&mut system, sleep), []);
+        assert!(began.elapsed() >= sleep, "it was woken");
+    }
+
+    #[test]
+    fn only_unix_sockets_share_memory_and_only_once() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (mut stream, _theirs) = stream(&mut system);
+        let error = system.share(&mut stream, TOKEN, RING_BYTES).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+}
