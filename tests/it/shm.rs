@@ -6,11 +6,14 @@ mod line;
 mod load;
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipc_framework::{Config, Limits, Server, Spin, UnixSocket};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use serde_json::{Value, json};
 
 use self::line::{RingPeer, ask, shared};
@@ -164,6 +167,40 @@ fn memory_for_rings_is_bounded_counted_and_given_back() {
         .wait_until("the memory", |stats| stats.memory_bytes + 2 * RING_BYTES <= with_rings);
     assert_eq!(third.stream_shares(), RING_BYTES);
     peers[0].fence();
+}
+
+/// A loop that watches the server's descriptor by edge is told of rings, too, although the server looks at
+/// them without the kernel.
+#[test]
+fn a_host_loop_of_ones_own_drives_rings() {
+    let scratch = Scratch::new("shm-host");
+    let path = scratch.socket();
+    let config = Config::default().host(None).unix(UnixSocket::at(&path)).limits(limits());
+    let mut server = Server::bind(config).unwrap();
+    install_echo(&mut server);
+    let mut poll = Poll::new().unwrap();
+    let descriptor = server.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+    let handle = server.handle();
+    let client = std::thread::spawn(move || {
+        let mut peer = shared(&path, "guest");
+        for n in 0..200 {
+            assert_eq!(peer.request("echo", json!(n)), json!(n));
+        }
+        handle.stop();
+    });
+    let mut events = Events::with_capacity(8);
+    loop {
+        let deadline = server.next_deadline();
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        poll.poll(&mut events, Some(timeout.unwrap_or(HANG).min(HANG))).unwrap();
+        let is_asleep = events.is_empty() && timeout.is_none();
+        assert!(!is_asleep, "nothing is reported, and no deadline: the server sleeps for good");
+        if !server.poll_once(Some(Duration::ZERO)).unwrap() {
+            break;
+        }
+    }
+    client.join().unwrap();
 }
 
 #[test]
