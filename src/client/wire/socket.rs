@@ -117,6 +117,11 @@ impl Socket {
         Ok(())
     }
 
+    /// Returns the socket, over which no messages go if both sides share memory.
+    pub(crate) fn itself(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+
     pub(crate) fn shares_memory(&self) -> bool {
         self.rings.is_some()
     }
@@ -292,6 +297,7 @@ impl Socket {
     }
 }
 
+/// The descriptor that is readable when there is something to read.
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.rings.as_ref().map_or_else(|| self.inner.as_fd(), |rings| rings.as_fd())
