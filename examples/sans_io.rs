@@ -118,6 +118,10 @@ impl Driver {
                 }
                 Action::Resume(key) => self.resumed.push(key),
                 Action::FinishWrite(_) | Action::Attach(_) => {}
+                // It comes only to those who set `Limits::shared_memory`.
+                Action::Share(key) => {
+                    self.broker.share(key, |_| Err("these pipes share no memory".to_owned()));
+                }
                 Action::Close(key) => drop(self.pipes.remove(&key)),
             }
         }

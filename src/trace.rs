@@ -114,7 +114,7 @@ events! {
     warn refused(who, code: &str, reason: Option<&str>) = "refused a connection";
     warn closed_for(who, code: &str, reason: &str) = "closed a connection because of what it sent";
     #[cfg(feature = "net")]
-    warn garbled(who, reason: &str) = "closed a connection that does not speak TLS as it should";
+    warn garbled(who, reason: &str) = "closed a connection whose bytes break the rules of its transport";
     #[cfg(feature = "net")]
     warn not_accepted(reason: &str) = "a new connection cannot be accepted now";
     warn handshake_timeout(who) = "closed a connection that did not complete its handshake in time";

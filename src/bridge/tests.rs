@@ -194,6 +194,7 @@ impl Server {
                 self.machine.local(LocalEvent::BusOpened { link, application });
                 self.flush(key);
             }
+            Action::Share(_) => {}
             Action::Close(key) => {
                 if let Some(link) = self.keys.remove(&key) {
                     self.links.remove(&link);

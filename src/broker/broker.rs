@@ -538,7 +538,7 @@ impl Broker {
 
     /// Calls hooks and closes doomed connections, until neither causes more of the other.
     #[inline]
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         if !upkeep::is_settled(&self.core) {
             self.settle_all();
         }

@@ -253,8 +253,9 @@ impl World {
         let (Action::Flush(key)
         | Action::Resume(key)
         | Action::FinishWrite(key)
-        | Action::Close(key)
-        | Action::Attach(key)) = action;
+        | Action::Attach(key)
+        | Action::Share(key)
+        | Action::Close(key)) = action;
         let at = self.peers.iter().position(|peer| peer.as_ref().is_some_and(|p| p.key == key));
         let Some(at) = at else { return };
         match action {
@@ -271,6 +272,9 @@ impl World {
                 }
             }
             Action::FinishWrite(_) | Action::Attach(_) => {}
+            Action::Share(_) => {
+                self.broker.share(key, |_| Err("there is none".to_owned()));
+            }
             Action::Close(_) => {
                 self.peers[at] = None;
                 self.model.gone(at);

@@ -36,17 +36,19 @@ impl Broker {
         let is_any = |is_it: &dyn Fn(&Connection) -> bool| {
             core.connections.iter().any(|(_, connection)| is_it(connection))
         };
-        let is_held_for_nothing = |connection: &Connection| match connection.held {
-            Held::No | Held::NextTurn => false,
-            Held::Behind(obstacle) => {
-                !self.is_there(obstacle) && !is_any(&|other| other.woken == Some(obstacle))
-            }
-            Held::Memory => core.budget.pressure != MemoryPressure::Pausing,
-            Held::Search => !connection.is_replaying,
-            Held::Work(_) => !core.turn.has_begun && !is_any(&|other| other.is_due),
-        };
+        let is_held_for_nothing =
+            |key: ConnectionKey, connection: &Connection| match connection.held {
+                Held::No | Held::NextTurn => false,
+                Held::Behind(obstacle) => {
+                    !self.is_there(obstacle) && !is_any(&|other| other.woken == Some(obstacle))
+                }
+                Held::Memory => core.budget.pressure != MemoryPressure::Pausing,
+                Held::Search => !connection.is_replaying,
+                Held::Sharing => !core.agenda.sharing.iter().any(|asked| asked.key == key),
+                Held::Work(_) => !core.turn.has_begun && !is_any(&|other| other.is_due),
+            };
         let mut held = core.connections.iter();
-        held.find(|(_, connection)| is_held_for_nothing(connection)).map(|(key, _)| key)
+        held.find(|(key, connection)| is_held_for_nothing(*key, connection)).map(|(key, _)| key)
     }
 
     /// Returns whether a publication to the channel, or a request for it, would have to wait.

@@ -71,6 +71,12 @@ pub struct Limits {
     pub retained_values_max: usize,
     /// The channels that keep a history; none by default.
     pub histories: Vec<HistoryRule>,
+    /// Whether connections on a Unix socket may go over to shared memory, false. Together their rings
+    /// take at most a quarter of [`Limits::memory_bytes_max`].
+    pub shared_memory: bool,
+    /// Bytes of each of the two rings of such a connection, 256 KiB: a power of two between 4 KiB and
+    /// 256 MiB.
+    pub ring_bytes: usize,
     /// The bounds of one turn of the loop.
     pub turn: TurnLimits,
 }
@@ -95,6 +101,8 @@ setters! {
         [retained_bytes_max: usize]
         [retained_values_max: usize]
         into [histories: Vec<HistoryRule>]
+        [shared_memory: bool]
+        [ring_bytes: usize]
         [turn: TurnLimits]
     }
 }
@@ -120,6 +128,8 @@ impl Default for Limits {
             retained_bytes_max: 64 << 20,
             retained_values_max: 4_096,
             histories: Vec::new(),
+            shared_memory: false,
+            ring_bytes: 256 << 10,
             turn: TurnLimits::default(),
         }
     }
@@ -132,6 +142,11 @@ const FRAME_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
 const FRAMES_IN_MEMORY_MIN: usize = 4;
 /// The least memory: with less, a few connections and their channels would use all of it.
 const MEMORY_BYTES_MIN: usize = 1 << 20;
+/// The valid range of a ring: a page at least, and not so much that a few take all of the memory.
+const RING_BYTES_SENSIBLE: std::ops::RangeInclusive<usize> = 4 << 10..=256 << 20;
+/// All rings together take this part of the memory at most: what they hold is taken whether it is used
+/// or not, and is given back by closing a connection alone.
+pub(crate) const RINGS_MEMORY_PARTS: usize = 4;
 
 impl Limits {
     /// Returns the invalid limits, each with advice. A server refuses to start with such limits.
@@ -203,6 +218,13 @@ impl Limits {
             (
                 self.slow_consumer_grace.is_zero(),
                 "slow_consumer_grace (--slow-consumer-grace) is 0; give readers time to catch up"
+                    .to_owned(),
+            ),
+            (
+                !(self.ring_bytes.is_power_of_two()
+                    && RING_BYTES_SENSIBLE.contains(&self.ring_bytes)),
+                "ring_bytes (--shm-ring) is no power of two between 4KiB and 256MiB; choose one, \
+                 such as 256KiB"
                     .to_owned(),
             ),
         ];

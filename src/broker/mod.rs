@@ -28,6 +28,7 @@ mod inspection;
 mod limits;
 mod peer;
 mod setup;
+mod share;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -49,7 +50,9 @@ pub(crate) use state::buses::BUS_IDLE_MAX;
 #[cfg(any(feature = "nats", feature = "simulation"))]
 pub(crate) use state::buses::BUSES_MAX;
 pub use state::counters::Counters;
-pub use state::events::{Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Written};
+pub use state::events::{
+    Action, ConnectionInfo, Flushed, HangUp, Progress, Received, Turnover, Written,
+};
 pub use state::interest::{Interest, InterestIn};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};

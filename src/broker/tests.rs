@@ -13,7 +13,7 @@ use super::limits::{self, Limits, REFUSALS_MAX};
 use super::state::budget::CONNECTION_BYTES;
 use super::state::connection::{Connection, Held, State};
 use super::state::counters::Counters;
-use super::state::events::{Action, HangUp, Written};
+use super::state::events::{Action, HangUp, Turnover, Written};
 use super::state::keys::ConnectionKey;
 use super::state::refusal;
 use super::state::stats::Stats;
@@ -44,6 +44,7 @@ mod pressure;
 mod reload;
 mod requests;
 mod run;
+mod sharing;
 mod shortage;
 mod streams;
 mod take_over;
@@ -72,6 +73,10 @@ struct World {
     resumed: Vec<ConnectionKey>,
     /// Frames and bytes that all connections were sent.
     sent: (u64, u64),
+    /// Connections that go over to shared memory, and where in their queues.
+    shared: Vec<(ConnectionKey, Turnover)>,
+    /// The system has no shared memory.
+    lacks_rings: bool,
 }
 
 impl World {
@@ -90,6 +95,8 @@ impl World {
             holding: Vec::new(),
             resumed: Vec::new(),
             sent: (0, 0),
+            shared: Vec::new(),
+            lacks_rings: false,
         }
     }
 
@@ -177,6 +184,19 @@ impl World {
         self.sent.1 += (received.len() - before) as u64;
     }
 
+    /// Makes the rings of a connection that has asked for them, with a page beside them.
+    fn share(&mut self, key: ConnectionKey) {
+        let lacks_rings = self.lacks_rings;
+        let turnover = self.broker.share(key, |ring_bytes| {
+            if lacks_rings {
+                Err("no descriptor is left".to_owned())
+            } else {
+                Ok(2 * ring_bytes + 4_096)
+            }
+        });
+        self.shared.extend(turnover.map(|turnover| (key, turnover)));
+    }
+
     /// Returns whether a connection waits for somebody who reads too slowly.
     fn is_parked(&self, key: ConnectionKey) -> bool {
         matches!(self.connection(key).held, Held::Behind(_))
@@ -201,6 +221,7 @@ impl World {
                 Action::Flush(key) => self.relieve(key),
                 Action::Resume(key) => self.resumed.push(key),
                 Action::FinishWrite(key) => self.shut.push(key),
+                Action::Share(key) => self.share(key),
                 Action::Close(key) => self.closed.push(key),
                 Action::Attach(key) => self.attached.push(key),
             }

@@ -66,6 +66,7 @@ Examples:
   ipc serve --demo
   ipc serve --port 9000 --max-connections 500 --idle-timeout 10min
   ipc serve --no-tcp --unix /run/ipc.sock --unix-mode 0660
+  ipc serve --unix /run/ipc.sock --shm
   ipc serve --host 0.0.0.0 --token-file /etc/ipc/token
   ipc serve --nats nats://10.0.0.1,nats://10.0.0.2 --nats-channels 'prices.*'
   ipc serve --config /etc/ipc/ipc.toml --check-config
@@ -86,6 +87,9 @@ pub(super) struct Serve {
 /// Descriptors that the process needs besides its connections: listeners, the event queue, the
 /// standard streams, connections that are only told to leave, and some to spare.
 const OWN_DESCRIPTORS: usize = 128;
+/// Descriptors of a connection over shared memory besides its socket: the memory, and one for each side to
+/// sleep on.
+const RING_DESCRIPTORS: usize = 3;
 
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
@@ -382,11 +386,18 @@ fn greet(hints: &Hints<'_>) -> io::Result<()> {
     out.flush()
 }
 
+/// Returns the descriptors that connections over shared memory may need: those that fit into the memory.
+fn descriptors_of_rings(limits: &Limits) -> usize {
+    let rings_max = limits.memory_bytes_max / 4 / (2 * limits.ring_bytes).max(1);
+    if limits.shared_memory { RING_DESCRIPTORS * rings_max.min(limits.connections_max) } else { 0 }
+}
+
 /// Raises the limit on file descriptors to what the connections may need. If the system allows
 /// fewer, the limit on connections is lowered.
 fn raise_descriptor_limit(limits: &mut Limits) -> Result<(), Failure> {
     let asked = limits.connections_max;
-    let needed = asked.saturating_add(OWN_DESCRIPTORS) as u64;
+    let of_rings = descriptors_of_rings(limits);
+    let needed = asked.saturating_add(OWN_DESCRIPTORS + of_rings) as u64;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
@@ -397,7 +408,15 @@ fn raise_descriptor_limit(limits: &mut Limits) -> Result<(), Failure> {
         Ok(()) => granted,
         Err(_) => limit.current.unwrap_or(granted),
     };
+    // Where they are short, a connection is worth more than that of another one's rings.
     let fitting = (granted as usize).saturating_sub(OWN_DESCRIPTORS);
+    if fitting >= asked {
+        tracing::warn!(
+            missing = needed - granted,
+            "the system allows too few open files for shared memory; some clients will stay on their \
+             sockets unless `ulimit -Hn` is raised"
+        );
+    }
     if fitting == 0 {
         return Err(Failure::runtime(format!(
             "the system allows this process {granted} open files, of which the server itself may \

@@ -40,6 +40,9 @@ struct Flags {
     /// Connect to this Unix socket instead of TCP; give it again for more servers
     #[arg(long, env = "IPC_UNIX", value_name = "PATH", hide_env_values = true)]
     unix: Vec<PathBuf>,
+    /// Exchange messages through shared memory, if the server behind the Unix socket has it
+    #[arg(long, requires = "unix")]
+    shm: bool,
     /// Order in which several servers are tried [default: listed]
     #[arg(long, env = "IPC_ADDRESS_ORDER", value_name = "ORDER", hide_env_values = true)]
     address_order: Option<Order>,
@@ -128,6 +131,7 @@ impl Target {
             Some(path) => Some(token::from_file(path)?),
             None => token::from_environment()?.filter(|token| !token.is_empty()).map(Token::new),
         };
+        options.shared_memory = self.0.shm;
         options.connect_timeout = self.timeout();
         options.timeout = self.timeout();
         Ok(options)

@@ -1,7 +1,7 @@
 //! The client for many threads: one connection, kept up by a background thread.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 
@@ -243,7 +243,7 @@ impl Client {
     /// it ruin the connection.
     pub fn duplicate_socket(&self) -> Option<std::io::Result<OwnedFd>> {
         match &self.shared().lock().link {
-            Link::Up(socket) => Some(socket.as_fd().try_clone_to_owned()),
+            Link::Up(socket) => Some(socket.itself().try_clone_to_owned()),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@ pub(super) mod calls;
 pub(super) mod opening;
 mod served;
 mod serving;
+mod sharing;
 mod topics;
 
 use std::collections::VecDeque;
@@ -154,6 +155,12 @@ impl Connection {
     /// servers they are refused with [`Error::Unsupported`] before anything is sent.
     pub fn has_topic(&self) -> bool {
         self.welcome.extensions.contains(Extensions::TOPIC)
+    }
+
+    /// Returns whether messages go through shared memory, because
+    /// [`Options::shared_memory`](super::Options::shared_memory) asked for it and the server has it.
+    pub fn shares_memory(&self) -> bool {
+        self.socket.shares_memory()
     }
 
     /// Returns the limits that the server announced, if it did.

@@ -51,6 +51,9 @@ pub struct Options {
     /// Never sleep while waiting. This saves the 20 to 50 µs that the system takes to wake a
     /// thread, and uses a core while anything is waited for.
     pub spin: bool,
+    /// Exchange messages with the server through shared memory, on a Unix socket whose server has it
+    /// (`ipc serve --shm`); the socket goes on if not. Off by default. Linux only.
+    pub shared_memory: bool,
     /// Size that the body of a frame may have in either direction; 16 MiB by default, as in the
     /// server.
     pub frame_bytes_max: usize,
@@ -74,6 +77,7 @@ impl Options {
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(10),
             spin: false,
+            shared_memory: false,
             frame_bytes_max: 16 << 20,
             kept_messages_max: 1024,
         }

@@ -154,9 +154,14 @@ impl<S: System> EventLoop<S> {
     /// Returns the time at which the next turn is due even if nothing happens, in
     /// [`Now::monotonic`].
     pub(crate) fn next_deadline(&self, broker: &Broker) -> Option<Duration> {
-        if self.has_work() || broker.has_work() {
+        if self.has_work() || broker.has_work() || self.system.is_awake() {
             return Some(Duration::ZERO);
         }
+        self.next_timer(broker)
+    }
+
+    #[inline]
+    fn next_timer(&self, broker: &Broker) -> Option<Duration> {
         earlier(broker.next_deadline(), self.listeners.retry_at())
     }
 
@@ -167,8 +172,13 @@ impl<S: System> EventLoop<S> {
         timeout: Option<Duration>,
         budget: Option<Budget>,
     ) -> Result<(), Error> {
-        let timeout = self.sleep_at_most(broker, timeout);
-        match self.waiting.wait(&mut self.system, &mut self.events, timeout) {
+        let polled = if self.has_work() || broker.has_work() {
+            self.system.look(&mut self.events)
+        } else {
+            let timeout = self.sleep_at_most(broker, timeout);
+            self.waiting.wait(&mut self.system, &mut self.events, timeout)
+        };
+        match polled {
             Ok(has_more) => self.has_more_events = has_more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Error::system("waiting for events")(error)),
@@ -236,7 +246,7 @@ impl<S: System> EventLoop<S> {
     }
 
     fn sleep_at_most(&self, broker: &Broker, timeout: Option<Duration>) -> Option<Duration> {
-        let until_due = self.next_deadline(broker).map(|due| {
+        let until_due = self.next_timer(broker).map(|due| {
             if due.is_zero() { due } else { due.saturating_sub(self.system.monotonic()) }
         });
         earlier(timeout, until_due)
@@ -516,7 +526,7 @@ impl<S: System> EventLoop<S> {
         // that had happened before the first of them.
         let mut polls = self.sockets.len() / broker.limits().turn.events_max + POLLS_MIN;
         while polls > 0 {
-            match self.system.poll(&mut self.events, Some(Duration::ZERO)) {
+            match self.system.look(&mut self.events) {
                 Ok(has_more) => {
                     self.has_more_events = has_more;
                     polls = if has_more { polls - 1 } else { 0 };
@@ -575,6 +585,7 @@ impl<S: System> EventLoop<S> {
             let (Action::Flush(key)
             | Action::Resume(key)
             | Action::FinishWrite(key)
+            | Action::Share(key)
             | Action::Close(key)
             | Action::Attach(key)) = action;
             let Some(socket) = find(&mut self.sockets, key) else {
@@ -595,7 +606,11 @@ impl<S: System> EventLoop<S> {
                     flush(socket, broker, &mut self.system);
                     socket.enlist(&mut self.ready);
                 }
-                Action::Close(_) => self.sockets[key.index()] = None,
+                Action::Share(_) => share(socket, broker, &mut self.system),
+                Action::Close(_) => {
+                    self.system.forget(key.index());
+                    self.sockets[key.index()] = None;
+                }
                 Action::Attach(_) => {}
             }
         }
@@ -635,6 +650,17 @@ fn flush<S: System>(socket: &mut Socket<S::Stream>, broker: &mut Broker, system:
     match socket.flush(broker, system) {
         Flush::Done | Flush::Blocked => {}
         Flush::Broken => broker.hang_up(socket.key(), HangUp::Reset),
+    }
+}
+
+/// Makes rings in shared memory for a connection that has asked for them, and has it go over to them behind
+/// the answer.
+#[cold]
+fn share<S: System>(socket: &mut Socket<S::Stream>, broker: &mut Broker, system: &mut S) {
+    let key = socket.key();
+    let make = |ring_bytes| socket.share(ring_bytes, system).map_err(|error| error.to_string());
+    if let Some(turnover) = broker.share(key, make) {
+        socket.turn_over(turnover);
     }
 }
 

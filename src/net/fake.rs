@@ -65,6 +65,10 @@ impl System for Fake {
         Ok(())
     }
 
+    fn share(&mut self, _: &mut Nothing, _: usize, _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn monotonic(&self) -> Duration {
         self.monotonic.get()
     }

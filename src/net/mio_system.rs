@@ -6,9 +6,12 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mio::{Events, Interest, Poll, Token, Waker};
+use ipc_framework_rings::{End, Watch};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::listener::Listener;
+use super::ring::Ring;
+use super::rings::Rings;
 use super::stream::SocketStream;
 use super::system::{Event, System, WAKER};
 use crate::Error;
@@ -23,7 +26,18 @@ pub(crate) struct MioSystem {
     events: Events,
     waker: Arc<Waker>,
     start: Instant,
+    rings: Rings<Watch>,
+    /// For rings, which leave the queue by themselves. Made with the first one.
+    registry: Option<Arc<Registry>>,
+    /// Rings that have room although somebody began to wait for it, for the next poll.
+    has_room: Vec<usize>,
 }
+
+/// Distinguishes the token of a ring's descriptor from that of its connection's socket. Connections count
+/// from zero, and listeners have the tokens below the waker's.
+const RING: usize = 1 << (usize::BITS - 2);
+/// The first token of listeners and the waker.
+const NO_CONNECTION: usize = 1 << (usize::BITS - 1);
 
 impl MioSystem {
     pub(super) fn new(events_max: usize) -> Result<Self, Error> {
@@ -34,12 +48,73 @@ impl MioSystem {
             events: Events::with_capacity(events_max),
             waker: Arc::new(waker),
             start: Instant::now(),
+            rings: Rings::default(),
+            registry: None,
+            has_room: Vec::new(),
         })
     }
 
     /// Returns the start of the time that [`System::monotonic`] reports.
     pub(super) fn start(&self) -> Instant {
         self.start
+    }
+
+    /// Asks the kernel for events of sockets, and of rings that sleep.
+    #[inline]
+    fn poll_kernel(
+        &mut self,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        let taken_before = events.len();
+        self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(SLEEP_MAX)))?;
+        if self.rings.are_unused() {
+            events.extend(self.events.iter().map(of_socket));
+            return Ok(events.len() - taken_before >= self.events.capacity());
+        }
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            let token = event.token().0;
+            if token < RING {
+                self.rings.note_socket(token, event.is_write_closed());
+            } else if token < NO_CONNECTION {
+                self.rings.wake(token - RING, events);
+                continue;
+            }
+            events.push(of_socket(event));
+        }
+        Ok(count >= self.events.capacity())
+    }
+
+    /// Reports rings that have something. Returns how many.
+    #[inline]
+    fn look_at_rings(&mut self, events: &mut Vec<Event>) -> usize {
+        let before = events.len();
+        events.extend(self.has_room.drain(..).map(|token| Event {
+            token,
+            writable: true,
+            ..Event::default()
+        }));
+        self.rings.look(events);
+        events.len() - before
+    }
+
+    #[cold]
+    fn poll_with_rings(
+        &mut self,
+        events: &mut Vec<Event>,
+        mut timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        let found = self.look_at_rings(events);
+        if found > 0 && self.rings.pass_over(found) {
+            return Ok(false);
+        }
+        if found > 0 || self.rings.sleep(events) {
+            timeout = Some(Duration::ZERO);
+        }
+        self.rings.note_sockets_asked();
+        self.poll_kernel(events, timeout)
     }
 
     /// Returns a function that interrupts a poll from another thread.
@@ -56,18 +131,53 @@ impl System for MioSystem {
     type Spare = File;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
-        let taken_before = events.len();
-        self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(SLEEP_MAX)))?;
-        events.extend(self.events.iter().map(|event| {
-            let finished = event.is_read_closed() || event.is_error();
-            Event {
-                token: event.token().0,
-                readable: event.is_readable() || finished,
-                writable: event.is_writable(),
-                finished,
+        if self.rings.are_unused() {
+            self.poll_kernel(events, timeout)
+        } else {
+            self.poll_with_rings(events, timeout)
+        }
+    }
+
+    fn look(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        self.look_at_rings(events);
+        self.rings.note_sockets_asked();
+        self.poll_kernel(events, Some(Duration::ZERO))
+    }
+
+    fn spin(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        if !self.rings.are_unused() {
+            let found = self.look_at_rings(events);
+            if self.rings.pass_over(found) {
+                return Ok(false);
             }
-        }));
-        Ok(events.len() - taken_before >= self.events.capacity())
+            self.rings.note_sockets_asked();
+        }
+        self.poll_kernel(events, Some(Duration::ZERO))
+    }
+
+    fn is_awake(&self) -> bool {
+        !self.has_room.is_empty() || self.rings.is_any_awake()
+    }
+
+    fn share(
+        &mut self,
+        stream: &mut SocketStream,
+        token: usize,
+        ring_bytes: usize,
+    ) -> io::Result<usize> {
+        let registry = match &self.registry {
+            Some(registry) => registry.clone(),
+            None => Arc::new(self.poll.registry().try_clone()?),
+        };
+        self.registry = Some(registry.clone());
+        let rings = &mut self.rings;
+        let watch = |watch| rings.watch(token, watch);
+        stream.share(|| Ring::new(ring_bytes, registry, Token(RING | token), watch))?;
+        Ok(End::memory_bytes(ring_bytes))
+    }
+
+    fn forget(&mut self, token: usize) {
+        self.rings.forget(token);
     }
 
     fn watch_listener(&mut self, listener: &mut Listener, token: usize) -> io::Result<()> {
@@ -97,6 +207,14 @@ impl System for MioSystem {
         token: usize,
         wanted: bool,
     ) -> io::Result<()> {
+        if let Some(ring) = stream.ring()
+            && !ring.is_turning()
+        {
+            if wanted && ring.has_room() {
+                self.has_room.push(token);
+            }
+            return Ok(());
+        }
         let interest =
             if wanted { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         self.poll.registry().reregister(stream.source(), Token(token), interest)
@@ -109,6 +227,17 @@ impl System for MioSystem {
     fn wall_clock(&self) -> Duration {
         // A machine whose clock is set before 1970 gets timestamps of 1970.
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+#[inline]
+fn of_socket(event: &mio::event::Event) -> Event {
+    let finished = event.is_read_closed() || event.is_error();
+    Event {
+        token: event.token().0,
+        readable: event.is_readable() || finished,
+        writable: event.is_writable(),
+        finished,
     }
 }
 

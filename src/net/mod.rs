@@ -14,6 +14,8 @@ mod listener;
 mod mio_system;
 mod protection;
 mod quickack;
+mod ring;
+mod rings;
 mod socket;
 mod stream;
 mod system;

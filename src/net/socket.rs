@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::system::{Event, Stream, System};
 use crate::branches::{self, Branch};
-use crate::broker::{Broker, ConnectionKey, Written};
+use crate::broker::{Broker, ConnectionKey, Turnover, Written};
 
 /// The most slices of one `writev`. With chunks of 64 KiB, that is more than any send buffer takes.
 const SLICES_MAX: usize = 32;
@@ -65,6 +65,21 @@ impl<T: Stream> Socket<T> {
             owed_a_read: false,
             has_room: false,
         })
+    }
+
+    /// Makes rings in shared memory for the connection. Returns the memory that they take.
+    #[cold]
+    pub(super) fn share(
+        &mut self,
+        ring_bytes: usize,
+        system: &mut impl System<Stream = T>,
+    ) -> io::Result<usize> {
+        system.share(&mut self.stream, self.key.index(), ring_bytes)
+    }
+
+    /// See [`Stream::turn_over`].
+    pub(super) fn turn_over(&mut self, turnover: Turnover) {
+        self.stream.turn_over(turnover.before_bytes, turnover.answer_bytes);
     }
 
     pub(super) fn key(&self) -> ConnectionKey {

@@ -8,6 +8,7 @@ use mio::net::{TcpStream, UnixStream};
 use socket2::SockRef;
 
 use super::quickack::set_quickack;
+use super::ring::Ring;
 use super::system::Stream;
 #[cfg(feature = "tls")]
 use super::tls_stream::TlsStream;
@@ -29,7 +30,8 @@ pub(crate) struct SocketStream {
 #[derive(Debug)]
 enum Kind {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    /// With its rings, if it goes over to shared memory.
+    Unix(UnixStream, Option<Box<Ring>>),
     #[cfg(feature = "tls")]
     Tls(Box<TlsStream>),
 }
@@ -40,7 +42,7 @@ impl SocketStream {
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
-        Self { _noted: Noted::new(&stream), kind: Kind::Unix(stream) }
+        Self { _noted: Noted::new(&stream), kind: Kind::Unix(stream, None) }
     }
 
     #[cfg(feature = "tls")]
@@ -53,16 +55,33 @@ impl SocketStream {
             Kind::Tcp(stream) => prepare_tcp(stream),
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => prepare_tcp(&stream.socket),
-            Kind::Unix(stream) => {
+            Kind::Unix(stream, _) => {
                 SockRef::from(stream).set_send_buffer_size(UNIX_SEND_BUFFER_BYTES)
             }
         }
     }
 
+    /// Gives the stream rings, over which it goes once it is told from where on. Only a Unix socket can
+    /// have them, and only once.
+    pub(super) fn share(&mut self, make: impl FnOnce() -> io::Result<Ring>) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Unix(_, ring @ None) => {
+                *ring = Some(Box::new(make()?));
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Returns the rings, if the stream has some.
+    pub(super) fn ring(&self) -> Option<&Ring> {
+        if let Kind::Unix(_, Some(ring)) = &self.kind { Some(ring) } else { None }
+    }
+
     pub(super) fn source(&mut self) -> &mut dyn Source {
         match &mut self.kind {
             Kind::Tcp(stream) => stream,
-            Kind::Unix(stream) => stream,
+            Kind::Unix(stream, _) => stream,
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => &mut stream.socket,
         }
@@ -80,7 +99,8 @@ impl Stream for SocketStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.kind {
             Kind::Tcp(stream) => stream.read(buffer),
-            Kind::Unix(stream) => stream.read(buffer),
+            Kind::Unix(stream, None) => stream.read(buffer),
+            Kind::Unix(stream, Some(ring)) => ring.read(stream, buffer),
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => stream.read(buffer),
         }
@@ -89,7 +109,8 @@ impl Stream for SocketStream {
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match &mut self.kind {
             Kind::Tcp(stream) => stream.write_vectored(slices),
-            Kind::Unix(stream) => stream.write_vectored(slices),
+            Kind::Unix(stream, None) => stream.write_vectored(slices),
+            Kind::Unix(stream, Some(ring)) => ring.write(stream, slices),
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => stream.write(slices),
         }
@@ -99,7 +120,8 @@ impl Stream for SocketStream {
     fn write_one(&mut self, slice: &[u8]) -> io::Result<usize> {
         match &mut self.kind {
             Kind::Tcp(stream) => stream.write(slice),
-            Kind::Unix(stream) => stream.write(slice),
+            Kind::Unix(stream, None) => stream.write(slice),
+            Kind::Unix(stream, Some(ring)) => ring.write(stream, &[IoSlice::new(slice)]),
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => stream.write(&[IoSlice::new(slice)]),
         }
@@ -109,7 +131,7 @@ impl Stream for SocketStream {
         // If the socket is shut already, the next read reports that.
         let _ = match &mut self.kind {
             Kind::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Kind::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Kind::Unix(stream, _) => stream.shutdown(Shutdown::Write),
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => {
                 stream.shutdown_write();
@@ -121,7 +143,7 @@ impl Stream for SocketStream {
     fn acknowledge_at_once(&mut self) {
         match &mut self.kind {
             Kind::Tcp(stream) => set_quickack(&SockRef::from(&*stream), true),
-            Kind::Unix(_) => {}
+            Kind::Unix(..) => {}
             #[cfg(feature = "tls")]
             Kind::Tls(stream) => stream.acknowledge_at_once(),
         }
@@ -132,9 +154,19 @@ impl Stream for SocketStream {
         if let Kind::Tls(stream) = &mut self.kind { stream.flush() } else { Ok(true) }
     }
 
-    #[cfg(feature = "tls")]
     fn holds_more(&self) -> bool {
-        matches!(&self.kind, Kind::Tls(stream) if stream.holds_more())
+        match &self.kind {
+            Kind::Tcp(_) | Kind::Unix(_, None) => false,
+            Kind::Unix(_, Some(ring)) => ring.holds_more(),
+            #[cfg(feature = "tls")]
+            Kind::Tls(stream) => stream.holds_more(),
+        }
+    }
+
+    fn turn_over(&mut self, before_bytes: usize, answer_bytes: usize) {
+        if let Kind::Unix(_, Some(ring)) = &mut self.kind {
+            ring.turn_over(before_bytes, answer_bytes);
+        }
     }
 
     #[cfg(feature = "tls")]

@@ -51,6 +51,37 @@ pub(crate) trait System {
         wanted: bool,
     ) -> io::Result<()>;
 
+    /// Polls for a loop that has something to do anyway, and does not wait.
+    fn look(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        self.poll(events, Some(Duration::ZERO))
+    }
+
+    /// Polls for a loop that looks again and again instead of waiting. It may leave out for some looks
+    /// what is expensive to look at.
+    fn spin(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        self.look(events)
+    }
+
+    /// Returns whether something may have happened that a poll would find, and that would not end a wait
+    /// for the descriptor of the event queue.
+    fn is_awake(&self) -> bool {
+        false
+    }
+
+    /// Gives a stream rings in shared memory, of so many bytes each. `turn_over` says from where on it
+    /// uses them. Returns the bytes of memory that they take together.
+    fn share(
+        &mut self,
+        stream: &mut Self::Stream,
+        token: usize,
+        ring_bytes: usize,
+    ) -> io::Result<usize>;
+
+    /// Forgets what it knows of a stream, which is closed next.
+    fn forget(&mut self, token: usize) {
+        let _ = token;
+    }
+
     /// Returns the time since the system was created, which never goes back.
     fn monotonic(&self) -> Duration;
 
@@ -75,6 +106,12 @@ pub(crate) trait Stream: Debug {
     }
 
     fn shutdown_write(&mut self);
+
+    /// Goes over to the rings that it was given, behind so many bytes of the queue and those of the
+    /// answer, which takes the descriptors along.
+    fn turn_over(&mut self, before_bytes: usize, answer_bytes: usize) {
+        let _ = (before_bytes, answer_bytes);
+    }
 
     /// Acknowledges the peer's bytes now, rather than together with an answer.
     fn acknowledge_at_once(&mut self);

@@ -46,7 +46,7 @@ impl Waiting {
         let spin = timeout.map_or(self.budget, |timeout| timeout.min(self.budget));
         let mut awake = Duration::ZERO;
         while awake < spin {
-            let has_more = system.poll(events, Some(Duration::ZERO))?;
+            let has_more = system.spin(events)?;
             if !events.is_empty() {
                 self.budget = self.spin_max;
                 return Ok(has_more);

@@ -106,6 +106,27 @@ impl Action {
     pub const PING: Self = Self { action: "ping" };
 }
 
+/// The payload of the request that asks for shared memory instead of the Unix socket: with the answer come
+/// the descriptors, see the chapter "Shared memory" of the protocol.
+///
+/// ```
+/// use ipc_framework::Json;
+/// use ipc_framework::proto::system::ShareMemory;
+///
+/// let payload = Json::from_serialize(&ShareMemory::V1).unwrap();
+/// assert_eq!(payload.as_str(), r#"{"action":"share_memory","version":1}"#);
+/// ```
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ShareMemory {
+    action: &'static str,
+    version: u32,
+}
+
+impl ShareMemory {
+    /// The first layout of the memory, and so far the only one.
+    pub const V1: Self = Self { action: "share_memory", version: 1 };
+}
+
 /// The payload of a notification that ends a request: from its requester to the server, and from
 /// there, with the reason, to the worker that has it. It needs the extension
 /// [`CALL`](Extensions::CALL).

@@ -74,6 +74,10 @@ impl System for SimulatedSystem {
         self.kernel.borrow_mut().watch_writable(stream.id(), wanted)
     }
 
+    fn share(&mut self, _: &mut SimulatedStream, _: usize, _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn monotonic(&self) -> Duration {
         self.kernel.borrow().now()
     }

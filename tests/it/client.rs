@@ -27,6 +27,8 @@ pub(crate) mod published;
 mod reconnect;
 pub(crate) mod scripted;
 mod servers;
+#[cfg(target_os = "linux")]
+mod shared_memory;
 mod streams;
 mod tensors;
 mod too_large;

@@ -44,6 +44,8 @@ mod scratch;
 mod series;
 #[cfg(feature = "cli")]
 mod settings;
+#[cfg(target_os = "linux")]
+mod shm;
 mod smoke;
 #[cfg(feature = "cli")]
 mod status;

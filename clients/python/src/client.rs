@@ -107,8 +107,8 @@ struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (*, app_id, host, port, hosts, unix, address_order, token, tls, connection_id,
-        connect_timeout, reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
+    #[pyo3(signature = (*, app_id, host, port, hosts, unix, address_order, shared_memory, token, tls,
+        connection_id, connect_timeout, reconnect, heartbeat, queue_bytes_max, frame_bytes_max, rings))]
     #[expect(clippy::too_many_arguments, reason = "they have names where it is called")]
     fn new(
         py: Python<'_>,
@@ -118,6 +118,7 @@ impl Client {
         hosts: Option<String>,
         unix: Vec<PathBuf>,
         address_order: &str,
+        shared_memory: bool,
         token: Option<String>,
         tls: Option<Tls>,
         connection_id: String,
@@ -142,6 +143,7 @@ impl Client {
             "random" => AddressOrder::Random,
             _ => AddressOrder::Listed,
         };
+        options.connection.shared_memory = shared_memory;
         options.connection.token = token.map(Token::new);
         options.connection.tls = tls
             .map(tls_from_python)

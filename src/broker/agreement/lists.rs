@@ -19,6 +19,7 @@ pub(super) fn check(core: &Core) -> Result<(), String> {
                 topic.is_some_and(|topic| topic.search.is_some())
             }
             Held::Work(lane) => core.turn.has_in_lane(lane, key),
+            Held::Sharing => core.agenda.sharing.iter().any(|asked| asked.key == key),
         };
         if !is_listed {
             return Err(format!("{key:?} waits as {:?}, and is not listed", connection.held));

@@ -7,7 +7,7 @@ use super::{answers, interest, queues, requests, subscriptions, workers};
 use crate::branches::{self, Branch};
 use crate::broker::limits::{HANDSHAKE_PARTS, LINGER, REFUSALS_MAX};
 use crate::broker::state::budget::{Budget, CONNECTION_BYTES};
-use crate::broker::state::connection::{Connection, State};
+use crate::broker::state::connection::{Connection, Held, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::encoder::Address;
 use crate::broker::state::events::{Action, ConnectionEvent};
@@ -117,6 +117,7 @@ pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
     }
     let Some(connection) = core.connections.get_mut(key) else { return };
     core.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
+    core.budget.rings_bytes -= connection.rings_bytes as usize;
     #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     if let (Some(unsent), false) = (&mut core.agenda.unsent, connection.send.is_empty()) {
         unsent.push(key);
@@ -253,6 +254,10 @@ fn leave(core: &mut Core, key: ConnectionKey, next: State) {
     core.turn.forget(key, &mut core.connections, &mut core.agenda);
     let Some(connection) = core.connections.get_mut(key) else { return };
     Budget::forget(key, connection, &mut core.agenda);
+    if connection.held == Held::Sharing {
+        connection.held = Held::No;
+        core.agenda.sharing.retain(|asked| asked.key != key);
+    }
     searches::release(core, key);
     let Some(connection) = core.connections.get_mut(key) else { return };
     let peer = connection.peer;

@@ -5,5 +5,6 @@ pub(crate) mod listings;
 pub(crate) mod operator;
 pub(crate) mod purge;
 pub(crate) mod searching;
+pub(crate) mod sharing;
 pub(crate) mod system;
 pub(crate) mod unserved;

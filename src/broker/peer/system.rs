@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::listings::{self, Listing};
 use super::operator;
 use super::purge;
+use super::sharing;
 use crate::branches::{self, Branch};
 use crate::broker::flow::{answers, applications, channels, closing, workers};
 use crate::broker::limits::CONCURRENCY_MAX;
@@ -159,6 +160,7 @@ pub(crate) fn request(
             let stopped = Serving { status: "stopped", channel };
             answers::respond(core, from, envelope, &stopped);
         }
+        "share_memory" => sharing::ask(core, from, envelope)?,
         "connect" => return Err(refusal::connected_already().into()),
         unknown => return Err(refusal::action_unknown(unknown).into()),
     }

@@ -58,6 +58,8 @@ pub(crate) struct Budget {
     pub(crate) pressure: MemoryPressure,
     /// Memory of the entries of all tables, but for those of the router.
     pub(crate) tables_bytes: usize,
+    /// The part of that which all rings in shared memory take.
+    pub(crate) rings_bytes: usize,
     /// Connections that wait for memory. The key of one that left meanwhile finds nothing.
     pub(crate) paused: Vec<ConnectionKey>,
     /// The end of the time that connections may wait.

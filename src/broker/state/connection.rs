@@ -89,6 +89,8 @@ pub(crate) struct Connection {
     pub(crate) begun_bytes: u32,
     /// Memory of its transport, which counts towards the server's budget.
     pub(crate) transport_bytes: u32,
+    /// The part of that which its rings in shared memory take; zero on a socket.
+    pub(crate) rings_bytes: u32,
     /// Its transport took bytes from the queue that the kernel has not taken yet.
     pub(crate) transport_holds: bool,
     /// The last round in which it was reached, see [`Connections::begin_round`].
@@ -118,6 +120,8 @@ pub(crate) enum Held {
     Search,
     /// It waits in a lane, because the message is more work than the turn has room for.
     Work(Lane),
+    /// Its last message asked for shared memory, which the driver makes at the end of the turn.
+    Sharing,
 }
 
 /// The slow readers that a message waits for. A publication waits for subscribers, a request for
@@ -450,6 +454,7 @@ impl Connection {
             frame_bytes_max: wire_length(frame_bytes_max),
             begun_bytes: 0,
             transport_bytes: 0,
+            rings_bytes: 0,
             transport_holds: false,
             round: 0,
             splits_writes: false,

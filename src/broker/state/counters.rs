@@ -77,8 +77,11 @@ pub struct Counters {
     pub memory_pauses: u64,
     /// Connections closed because they held the most memory when it ran out.
     pub memory_sheds: u64,
-    /// Connections closed because their bytes were not valid TLS.
+    /// Connections closed because their bytes were not valid TLS, or because the peer broke the memory
+    /// that it shared.
     pub transport_failures: u64,
+    /// Connections that went over to shared memory.
+    pub memory_shared: u64,
     /// Times the loop was woken from its sleep.
     pub wakeups: u64,
     /// Polls without sleep that found no event, see `Config::spin`.

@@ -51,6 +51,9 @@ pub enum Action {
     Resume(ConnectionKey),
     /// Shut the write side, but go on reading, and drop the bytes.
     FinishWrite(ConnectionKey),
+    /// Make rings in shared memory, by [`Broker::share`](crate::broker::Broker::share). It comes only if
+    /// [`Limits::shared_memory`](crate::Limits::shared_memory) is set.
+    Share(ConnectionKey),
     /// Drop the socket. The key's index may be reused from now on.
     Close(ConnectionKey),
     /// Make a socket for a link that the broker has opened itself, and [flush](Self::Flush) it. Only a broker
@@ -100,6 +103,23 @@ pub struct Written {
     pub holds: bool,
 }
 
+/// The place in a queue at which a connection goes over to shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turnover {
+    /// Bytes of the queue that still go over the socket before the answer.
+    pub before_bytes: usize,
+    /// Bytes of the answer, with which the descriptors go. All that follows them goes over the ring.
+    pub answer_bytes: usize,
+}
+
+/// A request for shared memory, which waits for the driver.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) key: ConnectionKey,
+    /// The id of the request, as JSON text without the quotes.
+    pub(crate) message_id: Box<str>,
+}
+
 /// The state of a queue after it was flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flushed {
@@ -118,6 +138,8 @@ pub(crate) struct Agenda {
     pub(crate) actions: VecDeque<Action>,
     /// Events for the hooks, in order.
     pub(crate) events: Vec<ConnectionEvent>,
+    /// Requests for shared memory: one of a connection at most.
+    pub(crate) sharing: Vec<Asked>,
     /// Connections to close once no loop over connections is running.
     pub(crate) doomed: Vec<ConnectionKey>,
     /// Connections that were closed with bytes in their queue. They are recorded once somebody has

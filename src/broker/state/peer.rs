@@ -87,6 +87,11 @@ impl From<PackedPeer> for Peer {
 }
 
 impl PackedPeer {
+    /// Returns whether it is on a Unix socket, and so on this machine.
+    pub(crate) fn is_on_unix_socket(self) -> bool {
+        matches!(self, Self::Unix | Self::UnixUser { .. })
+    }
+
     /// Returns the same for the log.
     pub(crate) fn origin(self) -> Origin {
         match self {

@@ -561,7 +561,7 @@ pub(crate) fn action_unknown(action: &str) -> Refusal {
     let text = format!(
         "the system channel has no action {action:?}; its actions are ping, get_time, health_check, \
          get_stats, list_applications, list_channels, get_latency, list_services, list_connections, \
-         purge_retained, purge_history, serve and stop_serving"
+         purge_retained, purge_history, serve, stop_serving and share_memory"
     );
     Refusal::new(ErrorCode::NoHandler, text)
 }
@@ -593,6 +593,61 @@ pub(crate) fn service_channel_missing() -> Refusal {
          {ID_BYTES_MAX} bytes"
     );
     Refusal::new(ErrorCode::BadMessage, text)
+}
+
+// Shared memory. After each of these the socket goes on as before.
+
+pub(crate) fn memory_not_shared() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unsupported,
+        "this connection cannot share memory; go on over the socket, or connect over a Unix socket of \
+         a server that has --shm",
+    )
+}
+
+pub(crate) fn sharing_version_unknown() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unsupported,
+        "the server shares memory in version 1 alone; go on over the socket, or ask for that",
+    )
+}
+
+pub(crate) fn sharing_without_extension() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unsupported,
+        "only a connection with an extension may share memory; name one in the connect message",
+    )
+}
+
+pub(crate) fn shares_already() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "this connection shares memory already; ask once for each connection",
+    )
+}
+
+pub(crate) fn sent_behind_sharing() -> Refusal {
+    Refusal::new(
+        ErrorCode::BadMessage,
+        "something came behind 'share_memory' before its answer; go on over the socket, or connect \
+         again and wait for the answer",
+    )
+}
+
+pub(crate) fn rings_take_too_much(rings_bytes: usize, bytes_max: usize) -> Refusal {
+    let text = format!(
+        "the rings of this connection do not fit: those of others take {rings_bytes} of {bytes_max} \
+         bytes; go on over the socket, or raise the server's --max-memory or lower its --shm-ring"
+    );
+    Refusal::new(ErrorCode::LimitExceeded, text)
+}
+
+pub(crate) fn no_rings(why: &str) -> Refusal {
+    let text = format!(
+        "the server's system has no shared memory for this connection ({why}); go on over the socket, \
+         or try again later on a new connection"
+    );
+    Refusal::new(ErrorCode::LimitExceeded, text)
 }
 
 // Memory.

@@ -35,6 +35,12 @@ impl FromArgMatches for Flags {
                 Stronger::Other => settings.no_tcp = None,
             }
         }
+        if settings.no_shm == Some(true) && settings.shm == Some(true) {
+            match stronger(matches, "no_shm", &["shm"])? {
+                Stronger::Switch => settings.shm = None,
+                Stronger::Other => settings.no_shm = None,
+            }
+        }
         if settings.busy == Some(true) {
             match stronger(matches, "busy", &["spin"])? {
                 Stronger::Switch => settings.spin = None,

@@ -149,7 +149,12 @@ impl Collector for Snapshot {
                 "Connections closed because they held the most memory",
                 counters.memory_sheds,
             ),
-            ("transport_failures", "Connections whose TLS failed", counters.transport_failures),
+            ("memory_shared", "Connections that went to shared memory", counters.memory_shared),
+            (
+                "transport_failures",
+                "Connections that broke TLS or rings",
+                counters.transport_failures,
+            ),
             ("wakeups", "Times the loop was woken from sleep", counters.wakeups),
             ("spins", "Polls without sleep that found nothing", counters.spins),
             ("yields", "Turns a connection gave up with frames left", counters.yields),

@@ -40,6 +40,18 @@ pub(super) struct Settings {
     #[arg(long, env = "IPC_NO_TCP")]
     #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) no_tcp: Option<bool>,
+    /// Let clients on the Unix socket go over to shared memory
+    #[arg(long, env = "IPC_SHM")]
+    #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) shm: Option<bool>,
+    /// Keep all clients on sockets, as it is by default
+    #[arg(long, env = "IPC_NO_SHM")]
+    #[arg(action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) no_shm: Option<bool>,
+    /// Each of the two rings of a connection in shared memory, a power of two [default: 256KiB]
+    #[arg(long, env = "IPC_SHM_RING", value_name = "SIZE", value_parser = units::size)]
+    #[serde(deserialize_with = "units::read_size")]
+    shm_ring: Option<usize>,
     /// Connections at a time [default: 10000]
     #[arg(long, env = "IPC_MAX_CONNECTIONS", value_name = "N", value_parser = units::count)]
     max_connections: Option<usize>,
@@ -223,6 +235,9 @@ impl Settings {
             unix: self.unix.or(file.unix),
             unix_mode: self.unix_mode.or(file.unix_mode),
             no_tcp: self.no_tcp.or(file.no_tcp.filter(|_| !asks_for_tcp)),
+            shm: self.shm.or(file.shm.filter(|_| self.no_shm != Some(true))),
+            no_shm: self.no_shm.or(file.no_shm.filter(|_| self.shm != Some(true))),
+            shm_ring: self.shm_ring.or(file.shm_ring),
             max_connections: self.max_connections.or(file.max_connections),
             max_frame_bytes: self.max_frame_bytes.or(file.max_frame_bytes),
             max_channels: self.max_channels.or(file.max_channels),
@@ -314,6 +329,8 @@ impl Settings {
             self.max_subscriptions.unwrap_or(limits.subscriptions_per_connection_max);
         limits.memory_bytes_max = self.max_memory.unwrap_or(limits.memory_bytes_max);
         limits.retained_bytes_max = self.retained_max.unwrap_or(limits.retained_bytes_max);
+        limits.shared_memory = self.shm == Some(true) && self.no_shm != Some(true);
+        limits.ring_bytes = self.shm_ring.unwrap_or(limits.ring_bytes);
         limits.histories = self.history.iter().map(HistorySettings::rule).collect();
         limits.handshake_timeout = self.handshake_timeout.unwrap_or(limits.handshake_timeout);
         limits.idle_timeout = self.idle_timeout.filter(|timeout| !timeout.is_zero());
@@ -364,9 +381,11 @@ impl Settings {
     }
 
     /// Returns the settings without a value, by their names.
-    pub(super) fn switches(&mut self) -> [(&'static str, &mut Option<bool>); 4] {
+    pub(super) fn switches(&mut self) -> [(&'static str, &mut Option<bool>); 6] {
         [
             ("no_tcp", &mut self.no_tcp),
+            ("shm", &mut self.shm),
+            ("no_shm", &mut self.no_shm),
             ("insecure", &mut self.insecure),
             ("busy", &mut self.busy),
             ("demo", &mut self.demo),
@@ -499,7 +518,7 @@ mod tests {
                     handshake-timeout = \"7s\"\nidle-timeout = \"8s\"\n\
                     request-timeout = \"9s\"\nqueue-high-water = \"10KiB\"\n\
                     slow-consumer-grace = \"11s\"\ndrain-timeout = \"12s\"\n\
-                    retained-max = \"13MiB\"\n\
+                    retained-max = \"13MiB\"\nshm = true\nshm-ring = \"32KiB\"\n\
                     [[history]]\napp = \"shop\"\nchannel = \"prices.*\"\nmessages = 14\n\
                     bytes = \"15KiB\"\nage = \"16min\"\n\
                     [[history]]\napp = \"shop\"\nchannel = \"orders\"\n";
@@ -517,6 +536,8 @@ mod tests {
             .slow_consumer_grace(seconds(11))
             .drain_timeout(seconds(12))
             .retained_bytes_max(13 << 20)
+            .shared_memory(true)
+            .ring_bytes(32 << 10)
             .histories([
                 HistoryRule::new("shop", "prices.*")
                     .messages(14)
@@ -540,5 +561,15 @@ mod tests {
         let both = flags.or(toml::from_str(file).unwrap()).config(None).unwrap().limits;
         let expected = Limits::default().request_timeout(None).queue_high_water_bytes(1 << 10);
         assert_eq!(both, expected.channels_max(3));
+        let of_file = |text| toml::from_str::<Settings>(text).unwrap();
+        for (flags, file, is_shared) in [
+            (Settings::default(), "shm = true", true),
+            (Settings { shm: Some(true), ..Settings::default() }, "no-shm = true", true),
+            (Settings { no_shm: Some(true), ..Settings::default() }, "shm = true", false),
+            (Settings::default(), "shm = true\nno-shm = true", false),
+        ] {
+            let both = flags.or(of_file(file)).config(None).unwrap().limits;
+            assert_eq!(both.shared_memory, is_shared, "{file}");
+        }
     }
 }

@@ -194,7 +194,7 @@ impl Driver {
 
     /// Adopts a new connection. Returns the events to report after it.
     fn adopt(&mut self, connection: Connection) -> Result<Vec<Event>, Error> {
-        let Parts { socket, buffer, endpoint, id: connection_id, welcome } =
+        let Parts { mut socket, buffer, endpoint, id: connection_id, welcome } =
             connection.into_parts();
         let extensions = welcome.extensions;
         socket.set_nonblocking().map_err(Error::system("a non-blocking socket"))?;

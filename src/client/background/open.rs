@@ -94,11 +94,8 @@ impl Open {
                     backlog.bytes = backlog.bytes.saturating_sub(bytes as u64);
                 }
                 // A short read has emptied the socket, so another read would bring nothing.
-                self.is_readable = bytes == room_bytes || self.has_ended;
-                #[cfg(feature = "tls")]
-                {
-                    self.is_readable |= self.socket.holds_more();
-                }
+                self.is_readable =
+                    bytes == room_bytes || self.has_ended || self.socket.holds_more();
                 Ok(true)
             }
             // That was a record of TLS itself; the next read brings what follows it.

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::served::Served;
+use super::sharing::Sharing;
 use super::{Connection, Encoder, Wait};
+use crate::client::endpoint::Endpoint;
 use crate::client::error::{Error, Execution};
 use crate::client::options::Options;
 use crate::client::servers::{Servers, is_about_server};
@@ -118,6 +120,13 @@ impl Connection {
             torn: false,
         };
         connection.introduce(options, deadline)?;
+        let may_share = cfg!(target_os = "linux")
+            && matches!(options.endpoint, Endpoint::Unix(_))
+            && !connection.welcome.extensions.is_empty();
+        if options.shared_memory && may_share && connection.share(deadline)? == Sharing::Failed {
+            drop(connection);
+            return Self::open(&Options { shared_memory: false, ..options.clone() });
+        }
         Ok(connection)
     }
 

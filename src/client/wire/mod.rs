@@ -7,6 +7,7 @@ pub(super) mod encoder;
 pub(super) mod frames;
 mod no_signal;
 pub(super) mod read_buffer;
+mod rings;
 pub(super) mod socket;
 #[cfg(feature = "tls")]
 pub(super) mod tls_failure;

@@ -6,12 +6,13 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::ToSocketAddrs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 #[cfg(feature = "tls")]
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipc_framework_rings::Descriptors;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer};
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
@@ -19,6 +20,7 @@ use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 use super::addresses;
 use super::encoded_frame::{EncodedFrame, fill};
 use super::no_signal::NO_SIGNAL;
+use super::rings::{self, Rings};
 #[cfg(feature = "tls")]
 use super::tls_session::Session;
 use crate::client::endpoint::Endpoint;
@@ -31,6 +33,8 @@ pub(crate) struct Socket {
     read_timeout: Option<Duration>,
     #[cfg(feature = "tls")]
     session: Option<Box<Mutex<Session>>>,
+    /// Instead of which the socket only tells of the server's end.
+    rings: Option<Box<Rings>>,
 }
 
 impl Socket {
@@ -47,6 +51,7 @@ impl Socket {
             read_timeout: None,
             #[cfg(feature = "tls")]
             session: None,
+            rings: None,
         })
     }
 
@@ -84,6 +89,43 @@ impl Socket {
         Some(lock.unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Reads bytes and the descriptors that come along, and waits for them until `deadline`.
+    pub(crate) fn recv_with_descriptors(
+        &mut self,
+        room: &mut [u8],
+        came: &mut Vec<OwnedFd>,
+        deadline: Instant,
+    ) -> io::Result<usize> {
+        loop {
+            self.set_read_timeout(Some(left_until(deadline)))?;
+            match rings::receive(&self.inner, room, came) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => return received,
+            }
+        }
+    }
+
+    /// Goes over to shared memory. A write waits for room until the timeout.
+    pub(crate) fn share(
+        &mut self,
+        descriptors: Descriptors,
+        ring_bytes: usize,
+        write_timeout: Duration,
+    ) -> io::Result<()> {
+        let rings = Rings::open(&self.inner, descriptors, ring_bytes, Some(write_timeout))?;
+        self.rings = Some(Box::new(rings));
+        Ok(())
+    }
+
+    /// Returns the socket, over which no messages go if both sides share memory.
+    pub(crate) fn itself(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.rings.is_some()
+    }
+
     fn set_read_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         if self.read_timeout != timeout {
             self.inner.set_read_timeout(timeout)?;
@@ -96,7 +138,10 @@ impl Socket {
         self.inner.set_write_timeout(Some(timeout))
     }
 
-    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
+    pub(crate) fn set_nonblocking(&mut self) -> io::Result<()> {
+        if let Some(rings) = &mut self.rings {
+            rings.set_write_timeout(None);
+        }
         self.inner.set_nonblocking(true)
     }
 
@@ -112,6 +157,9 @@ impl Socket {
 
     /// Reads available bytes, and waits for them until the timeout; zero bytes are the end.
     pub(crate) fn recv(&mut self, room: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+        if let Some(rings) = &self.rings {
+            return rings.read(&self.inner, room, timeout);
+        }
         self.set_read_timeout(timeout)?;
         #[cfg(feature = "tls")]
         if let Some(session) = &mut self.session {
@@ -125,6 +173,9 @@ impl Socket {
     /// [`ErrorKind::Interrupted`] means that the bytes that came do not suffice, and there may be
     /// more.
     pub(crate) fn try_recv(&self, room: &mut [u8]) -> io::Result<usize> {
+        if let Some(rings) = &self.rings {
+            return rings.try_read(&self.inner, room);
+        }
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
             return session.read(&self.inner, room, RecvFlags::DONTWAIT);
@@ -132,15 +183,30 @@ impl Socket {
         retry(|| Ok(rustix::net::recv(&self.inner, &mut *room, RecvFlags::DONTWAIT)?.0))
     }
 
+    /// Does the same for a reader that tries again at once and never waits for an event.
+    pub(crate) fn spin(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match &mut self.rings {
+            Some(rings) => rings.spin(&self.inner, room),
+            None => self.try_recv(room),
+        }
+    }
+
     /// Returns how many bytes have arrived that nobody has read; with TLS these are encrypted.
     pub(crate) fn unread_bytes(&self) -> u64 {
+        if let Some(rings) = &self.rings {
+            return rings.unread_bytes();
+        }
         rustix::io::ioctl_fionread(&self.inner).unwrap_or_default()
     }
 
-    /// Returns whether there may be bytes to read that no event announces.
-    #[cfg(feature = "tls")]
+    /// Returns whether there may be bytes to read that no event announces. Rings announce them after a read
+    /// that has found nothing.
     pub(crate) fn holds_more(&self) -> bool {
-        self.session().is_some_and(|session| session.holds_more())
+        #[cfg(feature = "tls")]
+        if let Some(session) = self.session() {
+            return session.holds_more();
+        }
+        self.rings.is_some()
     }
 
     /// Writes as many bytes of a frame, of which `sent` have left, as the kernel takes. If the peer is gone
@@ -155,6 +221,9 @@ impl Socket {
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(rings) = &self.rings {
+            return rings.write(&self.inner, &[IoSlice::new(bytes)]);
+        }
         #[cfg(feature = "tls")]
         if let Some(mut session) = self.session() {
             return session.write(&self.inner, bytes);
@@ -169,6 +238,9 @@ impl Socket {
         #[cfg(feature = "tls")]
         if self.session.is_some() {
             return self.send(first);
+        }
+        if let Some(rings) = &self.rings {
+            return rings.write(&self.inner, parts);
         }
         if parts.len() == 1 {
             return self.send(first);
@@ -185,6 +257,17 @@ impl Socket {
         let mut scrap = vec![0; 64 << 10];
         // A timeout that no clock can express means no timeout.
         let deadline = Instant::now().checked_add(timeout);
+        if let Some(rings) = &self.rings {
+            loop {
+                let left =
+                    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                match rings.read(&self.inner, &mut scrap, left) {
+                    Ok(0) => return Ok(()),
+                    Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                    _ => {}
+                }
+            }
+        }
         loop {
             // The clock is read before the socket is, which may hold the end that came in time.
             let left = deadline.map(left_until);
@@ -214,15 +297,16 @@ impl Socket {
     }
 }
 
+/// The descriptor that is readable when there is something to read.
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
+        self.rings.as_ref().map_or_else(|| self.inner.as_fd(), |rings| rings.as_fd())
     }
 }
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.inner.as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 }
 

@@ -59,7 +59,7 @@ impl Wait {
                 }
             };
             let read = if spin {
-                match socket.try_recv(room) {
+                match socket.spin(room) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         std::hint::spin_loop();
                         continue;

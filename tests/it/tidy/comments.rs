@@ -9,7 +9,8 @@ use super::{files, has_extension};
 const QUESTION_WORDS: [&str; 5] = ["What", "Who", "Whether", "Where", "How"];
 /// The largest share of such comments in each tree: one comment block in twenty.
 const PERCENT_MAX: usize = 5;
-const TREES: [&str; 7] = ["benches", "clients", "examples", "fuzz", "perf", "src", "tests"];
+const TREES: [&str; 8] =
+    ["benches", "clients", "examples", "fuzz", "perf", "rings", "src", "tests"];
 
 #[derive(Default)]
 struct Count {

@@ -105,13 +105,13 @@ const ROOMS: &[Room] = &[
             "embed/changes",
             "embed/manage embed/setup embed/handlers",
             // The peers.
-            "peer/listings peer/operator peer/searching peer/unserved",
+            "peer/listings peer/operator peer/searching peer/sharing peer/unserved",
             "peer/purge",
             "peer/system",
             "peer/dispatch",
             // The driver's door.
             "broker",
-            "agreement inspection setup",
+            "agreement inspection setup share",
             "mod",
             "fuzzing",
         ],
@@ -122,7 +122,8 @@ const ROOMS: &[Room] = &[
             "inherited quickack system tls_records unix_socket user_namespace",
             // For tests alone.
             "fake",
-            "accept budget clock protection socket tcp_socket tls_stream waiting",
+            "accept budget clock protection rings socket tcp_socket tls_stream waiting",
+            "ring",
             "stream",
             "link_opener listener",
             "mio_system",
@@ -158,7 +159,7 @@ const ROOMS: &[Room] = &[
             "client_options servers",
             // Bytes, frames and messages.
             "wire/addresses wire/answer wire/encoded_frame wire/no_signal wire/read_buffer",
-            "wire/tls_session",
+            "wire/rings wire/tls_session",
             "wire/encoder wire/frames wire/socket wire/tls_failure",
             "wire/wait",
             // The blocking client.

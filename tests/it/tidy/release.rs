@@ -39,7 +39,7 @@ fn every_package_has_the_version_of_the_workspace() {
     let workspace = read("Cargo.toml");
     let workspace = between(&workspace, "[workspace.package]\n", "\n\n");
     assert_eq!(between(workspace, "version = \"", "\""), version);
-    for manifest in ["Cargo.toml", "clients/python/Cargo.toml"] {
+    for manifest in ["Cargo.toml", "clients/python/Cargo.toml", "rings/Cargo.toml"] {
         let text = read(manifest);
         let package = between(&text, "[package]\n", "\n\n");
         for inherited in ["version", "edition", "rust-version", "license"] {
@@ -49,6 +49,8 @@ fn every_package_has_the_version_of_the_workspace() {
             );
         }
     }
+    let rings = format!("ipc-framework-rings = {{ path = \"rings\", version = \"{version}\"");
+    assert!(read("Cargo.toml").contains(&rings), "Cargo.toml: ipc-framework-rings");
     // maturin takes it from Cargo.toml.
     let python = read("clients/python/pyproject.toml");
     assert!(between(&python, "[project]\n", "\n[").contains("dynamic = [\"version\"]"));
@@ -139,7 +141,7 @@ fn the_crate_contains_what_belongs_in_it() {
 /// What a program that embeds the server waits for. An optional feature may add to it, the default may not.
 #[test]
 fn the_default_features_need_few_crates() {
-    const CRATES_MAX: usize = 45;
+    const CRATES_MAX: usize = 46;
     let arguments = [
         "tree",
         "--locked",

@@ -42,6 +42,7 @@ class Client:
         hosts: Optional[str],
         unix: List[Union[str, "os.PathLike[str]"]],
         address_order: str,
+        shared_memory: bool,
         token: Optional[str],
         tls: Optional[Tls],
         connection_id: str,

@@ -58,6 +58,7 @@ def connect(
     hosts: Hosts = None,
     unix: Paths = None,
     address_order: Literal["listed", "random"] = "listed",
+    shared_memory: bool = False,
     token: Optional[str] = None,
     tls: Union[bool, Tls, None] = None,
     connection_id: Optional[str] = None,
@@ -73,7 +74,8 @@ def connect(
     `hosts` are several servers in place of `host`, as `"a,b:9000"` or `["a", "b:9000"]`, and those without a port have
     `port`; `unix` is the path of a Unix socket to use instead, or a list of some. Of several servers the first that
     welcomes the client is used, and when the connection ends the client goes on with the next one in turn; with
-    `address_order="random"` each client has an order of its own. `token` is the application's secret; `tls`
+    `address_order="random"` each client has an order of its own. With `shared_memory` messages go through memory
+    instead of the Unix socket, if the server behind it has that. `token` is the application's secret; `tls`
     is True to speak TLS, or an `ipc_framework.tls.Tls`. After a lost connection the client reconnects and restores
     its subscriptions and served channels, unless `reconnect` is False; a pair of seconds sets the pauses. Meanwhile
     messages wait, up to `queue_bytes_max`.
@@ -86,6 +88,7 @@ def connect(
         return _native.Client(
             app_id=app_id,
             **native_arguments(host, port, hosts, unix, address_order),
+            shared_memory=shared_memory,
             token=token,
             tls=given(tls),
             connection_id=connection_id,

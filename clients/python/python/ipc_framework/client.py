@@ -54,6 +54,7 @@ class FrameworkClient(IPCClient):
     `["a", "b:9000"]`, and those without a port have `port`; `unix` is the path of a Unix socket to use instead, or a
     list of some. Of several servers the first that welcomes the client is used, and when the connection ends the client
     goes on with the next one in turn; with `address_order="random"` each client has an order of its own.
+    With `shared_memory` messages go through memory instead of the Unix socket, if the server behind it has that.
 
     `token` is the application's secret; `tls` is True to speak TLS, or an `ipc_framework.tls.Tls`; `connection_id` is
     the id by which the server knows the client, random by default. After a lost connection the client reconnects and
@@ -72,6 +73,7 @@ class FrameworkClient(IPCClient):
         hosts: Hosts = None,
         unix: Paths = None,
         address_order: Literal["listed", "random"] = "listed",
+        shared_memory: bool = False,
         token: Optional[str] = None,
         tls: Union[bool, Tls, None] = None,
         connection_id: Optional[str] = None,
@@ -87,6 +89,7 @@ class FrameworkClient(IPCClient):
         self.hosts = hosts
         self.unix = unix
         self.address_order = address_order
+        self.shared_memory = shared_memory
         self.token = token
         self.tls = tls
         if connection_id is not None:
@@ -198,6 +201,7 @@ class FrameworkClient(IPCClient):
         return _native.Client(
             app_id=self.app_id,
             **native_arguments(self.host, self.port, self.hosts, self.unix, self.address_order),
+            shared_memory=self.shared_memory,
             token=self.token,
             tls=given(self.tls),
             connection_id=self.connection_id,
