@@ -216,13 +216,16 @@ impl Machine {
             (Some(Subject::Server(id)), Kind::Tunnel) if id == me.id => {
                 self.servers.piece(state, &packet);
             }
-            (Some(Subject::Server(id)), Kind::Presence) if id == me.id => {
-                self.servers.presence(state, &packet, self.max_payload);
-            }
-            (Some(Subject::All), Kind::Presence) => {
-                self.servers.presence(state, &packet, self.max_payload);
-            }
+            (Some(Subject::Server(id)), Kind::Presence) if id == me.id => self.presence(&packet),
+            (Some(Subject::All), Kind::Presence) => self.presence(&packet),
             _ => state.refuse("a message on a subject that is not for it"),
+        }
+    }
+
+    fn presence(&mut self, packet: &Packet<'_>) {
+        let published = self.servers.presence(&mut self.state, packet, self.max_payload);
+        if let Some(published) = published {
+            self.publications.announced(packet.origin, published);
         }
     }
 

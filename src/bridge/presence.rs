@@ -270,6 +270,8 @@ pub(crate) struct Heard {
     pub(crate) is_changed: bool,
     /// The channels whose workers are more or less busy than they were.
     pub(crate) loads: Vec<Name>,
+    /// The number of the last publication that it has come to.
+    pub(crate) published: Option<u64>,
     /// It was refused, and why.
     pub(crate) refused: Option<&'static str>,
 }
@@ -396,6 +398,10 @@ impl Peers {
             heard.refused = Some("more servers than fit");
             return heard;
         }
+        if known.is_some_and(|peer| about.session < peer.about.session) {
+            // It was under way on a connection that the server has given up.
+            return heard;
+        }
         heard.is_new = known.is_none();
         let peer = self.known.entry(origin.id).or_insert_with(|| Peer {
             incarnation: origin.incarnation,
@@ -415,6 +421,7 @@ impl Peers {
         let version = about.version.max(if heard.is_anew { 0 } else { peer.about.version });
         // It only grows, so that who says less in its name does not make its publications implausible.
         let published = peer.about.published.max(about.published);
+        heard.published = about.published;
         peer.about = About { version, published, ..about.clone() };
         match word {
             Word::Hello(_) | Word::Ask(_) => peer.wants_snapshot = true,

@@ -53,10 +53,12 @@ struct Arrived {
     frame: Vec<u8>,
 }
 
-/// The last publications of a server. The copies of one come one soon after the other, and all that is not one of
-/// these is new, whatever its number: otherwise a stranger who forges a number would stop what comes after it.
+/// The last publications of a server. The copies of one come one soon after the other.
 #[derive(Debug, Default)]
 struct Recent {
+    /// The highest number of those that were delivered, but none beyond what the server has come to: otherwise a
+    /// stranger who forges a number would stop all that comes after it.
+    last: u64,
     order: VecDeque<u64>,
     known: BTreeSet<u64>,
     heard_at: Duration,
@@ -304,6 +306,13 @@ impl Publications {
         }
     }
 
+    /// A server says that it has come to this number. Whatever had a higher one was not its own.
+    pub(crate) fn announced(&mut self, origin: Origin, published: u64) {
+        if let Some(recent) = self.origins.get_mut(&origin) {
+            recent.last = recent.last.min(published);
+        }
+    }
+
     fn deliver(&mut self, state: &mut State, arrived: &Arrived) {
         if !self.origins.contains_key(&arrived.origin) && self.origins.len() >= ORIGINS_MAX {
             let oldest = self.origins.iter().min_by_key(|(_, recent)| recent.heard_at);
@@ -317,6 +326,13 @@ impl Publications {
             state.stats.doubled += 1;
             return;
         }
+        if arrived.sequence < recent.last {
+            state.stats.lost_here += 1;
+            let text = "a publication of another server came behind a younger one and was dropped";
+            state.complain(Level::Warn, text, text.to_owned());
+            return;
+        }
+        recent.last = arrived.sequence;
         let bus = self.buses.get_mut(&arrived.application);
         let Some((bus, link)) = bus.and_then(|bus| bus.link.map(|link| (bus, link))) else {
             state.stats.lost_here += 1;

@@ -207,15 +207,20 @@ impl Servers {
         probes.chain(retries).chain(others.into_iter().flatten()).min()
     }
 
-    /// Takes what a server says about itself.
-    pub(crate) fn presence(&mut self, state: &mut State, packet: &Packet<'_>, max_payload: usize) {
+    /// Takes what a server says about itself. Returns the number of its last publication, where it says that.
+    pub(crate) fn presence(
+        &mut self,
+        state: &mut State,
+        packet: &Packet<'_>,
+        max_payload: usize,
+    ) -> Option<u64> {
         let Some(word) = Word::decode(packet.body) else {
             state.refuse("a presence that is none");
-            return;
+            return None;
         };
         let id = packet.origin.id;
         let me = hex(state.settings.id);
-        let Heard { is_new, is_anew, is_gone, is_changed, loads, refused } =
+        let Heard { is_new, is_anew, is_gone, is_changed, loads, published, refused } =
             self.peers.hear(packet.origin, word, state.now, &me);
         if let Some(why) = refused {
             state.refuse(why);
@@ -223,9 +228,9 @@ impl Servers {
         if is_gone {
             state.log(Level::Info, format!("the server {} is gone: it said goodbye", hex(id)));
             self.gone(state, id, max_payload);
-            return;
+            return None;
         }
-        let Some(peer) = self.peers.known.get(&id) else { return };
+        let peer = self.peers.known.get(&id)?;
         if is_new {
             state
                 .log(Level::Info, format!("the server {} ({}) is there", peer.about.name, hex(id)));
@@ -253,6 +258,7 @@ impl Servers {
             self.stand(state, &(application, id), &channel);
         }
         self.converse(state, id, max_payload);
+        published
     }
 
     fn limit(&self, state: &mut State, own: usize) {
