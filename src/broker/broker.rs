@@ -133,9 +133,8 @@ impl Broker {
             return None;
         }
         let deadline = core.turn.deadline_in(core.limits.handshake_timeout);
-        let mut connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
-        connection.peer = peer.into();
-        let key = core.connections.insert(connection);
+        let (now, frame_bytes_max) = (core.turn.now.monotonic, core.limits.frame_bytes_max);
+        let key = core.connections.insert(now, frame_bytes_max, peer.into());
         if let Some(connection) = core.connections.get_mut(key) {
             connection.timer = Some(core.timers.arm(deadline, Due::Handshake(key)));
         }

@@ -6,7 +6,7 @@ use super::topic::patterns;
 use super::{channels, closing, interest};
 use crate::broker::state::budget::CONNECTION_BYTES;
 use crate::broker::state::buses::BUS_ID;
-use crate::broker::state::connection::{Connection, Session, State};
+use crate::broker::state::connection::{Session, State};
 use crate::broker::state::core::Core;
 use crate::broker::state::events::Action;
 use crate::broker::state::keys::{ApplicationKey, ConnectionKey};
@@ -66,12 +66,13 @@ fn open_bus(core: &mut Core, key: ApplicationKey) {
     if !application.is_wanted() || application.bus.is_some() || !has_room(core) {
         return;
     }
-    let mut connection = Connection::new(core.turn.now.monotonic, core.limits.frame_bytes_max);
-    connection.peer = PackedPeer::Link;
-    connection.extensions = Extensions::ALL;
-    // It is flushed when it has a socket, and not before.
-    connection.flush_due = true;
-    let link = core.connections.insert(connection);
+    let (now, frame_bytes_max) = (core.turn.now.monotonic, core.limits.frame_bytes_max);
+    let link = core.connections.insert(now, frame_bytes_max, PackedPeer::Link);
+    if let Some(connection) = core.connections.get_mut(link) {
+        connection.extensions = Extensions::ALL;
+        // It is flushed when it has a socket, and not before.
+        connection.flush_due = true;
+    }
     core.budget.tables_bytes += CONNECTION_BYTES;
     open_link(core, link, key, &BUS_ID.into());
     core.agenda.actions.push_back(Action::Attach(link));
