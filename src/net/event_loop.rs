@@ -14,7 +14,7 @@ use super::accept::{Accepted, Listeners};
 use super::budget::{Bounded, Budget, Meter, Unbounded};
 use super::clock::Clock;
 use super::inherited::Inherited;
-use super::link_opener::{Attacher, LinkOpener, OpenedLinks};
+use super::link_opener::{LinkOpener, OpenedLinks};
 use super::listener;
 use super::mio_system::MioSystem;
 use super::socket::{Flush, Read, Socket};
@@ -39,7 +39,6 @@ pub(crate) struct EventLoop<S: System> {
     listeners: Listeners<S>,
     /// Links that other threads have opened, and no turn has taken yet. They wake the loop.
     links: OpenedLinks<S::Stream>,
-    attacher: Attacher<S::Stream>,
     /// The sockets, by the index of the broker's key.
     sockets: Vec<Option<Socket<S::Stream>>>,
     /// Connections that may have bytes to be read or processed, or can be written again.
@@ -102,13 +101,9 @@ impl EventLoop<MioSystem> {
     #[cfg(any(test, feature = "nats"))]
     pub(crate) fn on_attach(
         &mut self,
-        mut take: impl FnMut(&str, std::os::unix::net::UnixStream) + Send + 'static,
+        take: impl FnMut(&str, std::os::unix::net::UnixStream) + Send + 'static,
     ) {
-        self.attacher.set(move |application| {
-            let (ours, theirs) = super::link_opener::pair()?;
-            take(application, theirs);
-            Ok(ours)
-        });
+        self.system.on_attach(take);
     }
 
     /// Converts a time of the loop. Returns `None` for one beyond the range of `Instant`.
@@ -126,7 +121,6 @@ impl<S: System> EventLoop<S> {
     ) -> io::Result<Self> {
         Ok(Self {
             links: OpenedLinks::new(),
-            attacher: Attacher::default(),
             listeners: Listeners::new(listeners, &mut system)?,
             events: Vec::new(),
             has_more_events: false,
@@ -464,7 +458,7 @@ impl<S: System> EventLoop<S> {
     #[cold]
     fn attach(&mut self, broker: &mut Broker, key: ConnectionKey) {
         let Some(application) = broker.application_of(key) else { return };
-        match self.attacher.attach(&application) {
+        match self.system.attach(&application) {
             Ok(stream) => self.watch(broker, key, stream),
             // There are no descriptors left. Whoever holds the other ends of links opens it later.
             Err(_) => broker.hang_up(key, HangUp::Reset),

@@ -49,6 +49,10 @@ impl System for Fake {
             .map(|()| (Nothing, Peer::Unknown))
     }
 
+    fn attach(&mut self, _: &str) -> io::Result<Nothing> {
+        Ok(Nothing)
+    }
+
     fn has_handshakes(listener: &Backlog) -> bool {
         listener.has_handshakes
     }

@@ -9,43 +9,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::stream::SocketStream;
 
-/// Makes the streams of links that the broker opens itself, and gives their other ends away, with the
-/// application of each.
-pub(super) struct Attacher<T>(Option<Attach<T>>);
+/// Takes the other ends of links that the broker opens itself, with the application of each.
+#[derive(Default)]
+pub(super) struct Attached(Option<Take>);
 
-type Attach<T> = Box<dyn FnMut(&str) -> io::Result<T> + Send>;
+type Take = Box<dyn FnMut(&str, UnixStream) + Send>;
 
-impl<T> fmt::Debug for Attacher<T> {
+impl fmt::Debug for Attached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attacher").field("is_set", &self.0.is_some()).finish()
+        f.debug_struct("Attached").field("is_set", &self.0.is_some()).finish()
     }
 }
 
-impl<T> Default for Attacher<T> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<T> Attacher<T> {
-    #[cfg_attr(
-        not(any(test, feature = "nats", feature = "simulation")),
-        expect(dead_code, reason = "only who joins others has links")
-    )]
-    pub(super) fn set(&mut self, attach: impl FnMut(&str) -> io::Result<T> + Send + 'static) {
-        self.0 = Some(Box::new(attach));
+impl Attached {
+    #[cfg(any(test, feature = "nats"))]
+    pub(super) fn set(&mut self, take: impl FnMut(&str, UnixStream) + Send + 'static) {
+        self.0 = Some(Box::new(take));
     }
 
+    /// Makes a link. Returns the loop's end.
     #[cold]
-    pub(super) fn attach(&mut self, application: &str) -> io::Result<T> {
-        self.0
-            .as_mut()
-            .map_or(Err(io::ErrorKind::NotConnected.into()), |attach| attach(application))
+    pub(super) fn attach(&mut self, application: &str) -> io::Result<SocketStream> {
+        let take = self.0.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let (ours, theirs) = pair()?;
+        take(application, theirs);
+        Ok(ours)
     }
 }
 
 /// The stream of a link, and its other end, which blocks.
-pub(super) fn pair() -> io::Result<(SocketStream, UnixStream)> {
+fn pair() -> io::Result<(SocketStream, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((SocketStream::unix(mio::net::UnixStream::from_std(ours)), theirs))

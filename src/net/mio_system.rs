@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ipc_framework_rings::{End, Watch};
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use super::link_opener::Attached;
 use super::listener::Listener;
 use super::ring::Ring;
 use super::rings::Rings;
@@ -31,6 +32,7 @@ pub(crate) struct MioSystem {
     registry: Option<Arc<Registry>>,
     /// Rings that have room although somebody began to wait for it, for the next poll.
     has_room: Vec<usize>,
+    attached: Attached,
 }
 
 /// Distinguishes the token of a ring's descriptor from that of its connection's socket. Connections count
@@ -51,7 +53,17 @@ impl MioSystem {
             rings: Rings::default(),
             registry: None,
             has_room: Vec::new(),
+            attached: Attached::default(),
         })
+    }
+
+    /// Calls `take` with the other end of each link that is attached from now on.
+    #[cfg(any(test, feature = "nats"))]
+    pub(super) fn on_attach(
+        &mut self,
+        take: impl FnMut(&str, std::os::unix::net::UnixStream) + Send + 'static,
+    ) {
+        self.attached.set(take);
     }
 
     /// Returns the start of the time that [`System::monotonic`] reports.
@@ -186,6 +198,10 @@ impl System for MioSystem {
 
     fn accept(&mut self, listener: &mut Listener) -> io::Result<(SocketStream, Peer)> {
         listener.accept()
+    }
+
+    fn attach(&mut self, application: &str) -> io::Result<SocketStream> {
+        self.attached.attach(application)
     }
 
     fn has_handshakes(listener: &Listener) -> bool {

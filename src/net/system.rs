@@ -33,6 +33,10 @@ pub(crate) trait System {
     /// Accepts the next connection. Returns its peer as well.
     fn accept(&mut self, listener: &mut Self::Listener) -> io::Result<(Self::Stream, Peer)>;
 
+    /// Makes the stream of a link to other servers, and gives its other end to whoever holds those of this
+    /// application.
+    fn attach(&mut self, application: &str) -> io::Result<Self::Stream>;
+
     /// Returns whether the listener's connections begin with a TLS handshake.
     fn has_handshakes(listener: &Self::Listener) -> bool;
 

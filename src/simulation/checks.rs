@@ -126,7 +126,7 @@ impl World {
         // Nobody waits for a slow reader or for memory, but perhaps for work.
         let is_free = stats.memory_pressure == MemoryPressure::None
             && keys.iter().all(|key| broker.queued_bytes(*key) == 0);
-        if keys.len() > limits.connections_max + REFUSED_MAX && !is_closing {
+        if keys.len() > limits.connections_max + REFUSED_MAX + self.links.len() && !is_closing {
             return Err(format!(
                 "{} connections are there, over the limit of {}",
                 keys.len(),

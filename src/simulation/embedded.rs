@@ -81,6 +81,11 @@ impl Embedded {
         self.next_deadline() == Some(Duration::ZERO)
     }
 
+    /// Shares all channels with other servers, which are not there.
+    pub(super) fn join(&mut self) {
+        self.context().join([">".to_owned()], |_| ());
+    }
+
     fn context(&mut self) -> Context<'_> {
         self.broker.set_time(self.net.now());
         self.broker.context()

@@ -20,6 +20,7 @@ impl World {
         self.scenario.rushed_listener = None;
         self.kernel.borrow_mut().stop = None;
         self.remove_fleeting();
+        self.unstall_links();
         if self.scenario.ends_in_drain && self.below(2) == 1 {
             return self.drain();
         }
@@ -52,6 +53,7 @@ impl World {
         {
             return Err("a connection is idle, and is not closed".to_owned());
         }
+        self.check_links()?;
         let (stats, sessions) = (self.server.stats(), self.server.sessions());
         self.model.check_rest(&stats, &sessions)?;
         for (at, app) in APPS.iter().enumerate() {
@@ -106,6 +108,7 @@ impl World {
                 has_moved |= self.receive_bytes(at, usize::MAX)?;
             }
         }
+        has_moved |= self.move_links()?;
         self.turn()?;
         let kernel = self.kernel.borrow();
         let has_more = self.peers.iter().any(|peer| {
@@ -133,6 +136,7 @@ impl World {
         for at in 0..self.peers.len() {
             self.leave(at);
         }
+        self.leave_links();
         self.forget_kept();
         self.let_deadlines_pass()?;
         self.check_nothing_is_left()

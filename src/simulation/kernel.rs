@@ -16,6 +16,7 @@ use super::decisions::Decisions;
 use super::pipe::Pipe;
 use super::scenario::Faults;
 use super::trace::Trace;
+use crate::broker::Peer;
 use crate::net::{Event, WAKER};
 
 pub(super) type PipeId = usize;
@@ -75,6 +76,8 @@ pub(super) struct Kernel {
     /// The most that there were at a time.
     pub(super) descriptors_peak: usize,
     pub(super) accepted: u64,
+    /// Links that the server has opened, with the application of each, until somebody takes them.
+    pub(super) attached: Vec<(String, PipeId)>,
     /// Bytes that the loop has read.
     pub(super) read_bytes: u64,
     now_nanos: Arc<AtomicU64>,
@@ -109,6 +112,7 @@ impl Kernel {
             descriptors_max: usize::MAX,
             descriptors_peak: 0,
             accepted: 0,
+            attached: Vec::new(),
             read_bytes: 0,
             now_nanos: Arc::default(),
             wall_offset: EPOCH,
@@ -261,6 +265,19 @@ impl Kernel {
         let now = self.now();
         self.pipes[id].accepted_at = Some(now);
         self.trace.note(format_args!("{id} is accepted"));
+        Ok(id)
+    }
+
+    /// Makes a link of the server, which needs a descriptor.
+    pub(super) fn attach(&mut self, application: &str) -> io::Result<PipeId> {
+        self.open_descriptor()?;
+        let id = self.pipes.len();
+        let send_bytes_max = [1 << 20, 2_000][self.decisions.below(2)];
+        let mut pipe = Pipe::new(send_bytes_max, 0);
+        (pipe.accepted_at, pipe.client) = (Some(self.now()), Peer::Link);
+        self.pipes.push(pipe);
+        self.attached.push((application.to_owned(), id));
+        self.trace.note(format_args!("{id} is a link of {application}"));
         Ok(id)
     }
 

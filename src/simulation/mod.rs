@@ -16,6 +16,7 @@ mod embedded;
 mod ending;
 mod keeping;
 mod kernel;
+mod links;
 mod model;
 mod peer;
 mod pipe;

@@ -33,6 +33,19 @@ pub(super) struct Peer {
     pub(super) tasks: Vec<Task>,
 }
 
+/// A link of one application, which hears all that its clients and the process publish.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) app: usize,
+    pub(super) pipe: PipeId,
+    /// Bytes received that are not a whole frame yet.
+    pub(super) inbox: Vec<u8>,
+    pub(super) is_stalled: bool,
+    pub(super) is_closed: bool,
+    /// Messages that it has sent.
+    pub(super) said: u64,
+}
+
 /// A request that a worker was asked to serve.
 #[derive(Clone)]
 pub(super) struct Task {

@@ -111,6 +111,8 @@ pub(super) struct Scenario {
     pub(super) is_calling: bool,
     /// Channels have a history, and many clients follow them.
     pub(super) is_keeping: bool,
+    /// The server shares its applications with others.
+    pub(super) has_links: bool,
     /// The process has a filter, which hides one of those channels.
     pub(super) has_filter: bool,
 }
@@ -194,6 +196,7 @@ impl Scenario {
                 .into();
         }
         let has_filter = is_keeping && decisions.below(2) == 1;
+        let has_links = decisions.below(4) == 3;
         Self {
             first_limits: limits.clone(),
             limits,
@@ -217,6 +220,7 @@ impl Scenario {
             is_calling,
             is_keeping,
             has_filter,
+            has_links,
         }
     }
 

@@ -52,6 +52,11 @@ impl System for SimulatedSystem {
         Ok((SimulatedStream::new(id, self.kernel.clone()), peer))
     }
 
+    fn attach(&mut self, application: &str) -> io::Result<SimulatedStream> {
+        let id = self.kernel.borrow_mut().attach(application)?;
+        Ok(SimulatedStream::new(id, self.kernel.clone()))
+    }
+
     fn has_handshakes(listener: &SimulatedListener) -> bool {
         listener.kernel.borrow().backlogs[listener.at].has_handshakes
     }

@@ -128,6 +128,11 @@ pub(super) fn take_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(body)
 }
 
+/// Returns the JSON text of a message, which may have an attachment behind it.
+pub(super) fn json_of(body: &[u8]) -> Option<&[u8]> {
+    if body.first() == Some(&0) { split_blob(body).map(|(json, _)| json) } else { Some(body) }
+}
+
 /// A message as published clients accept it: these seven keys and no others, but for a `meta` if the
 /// client negotiated an extension.
 pub(super) struct Received {

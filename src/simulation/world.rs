@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::embedded::{Embedded, locked, shared};
 use super::kernel::{Kernel, PipeId, SharedKernel, Stop};
 use super::model::{Model, Newcomer, Reaction};
-use super::peer::{Peer, Stream, Task};
+use super::peer::{Link, Peer, Stream, Task};
 use super::pipe::{FLIGHT_BYTES, Pipe};
 use super::scenario::{
     ADMITTED_USER, APPS, CLIENT_IDS, KEPT_CHANNELS, Scenario, TOPICS, channel_of,
@@ -41,6 +41,7 @@ pub(super) struct World {
     pub(super) model: Model,
     pub(super) scenario: Scenario,
     pub(super) peers: Vec<Peer>,
+    pub(super) links: Vec<Link>,
     pub(super) turns: u64,
     /// The limits that were last given to the server, and how many times it was given any.
     pub(super) limits: Limits,
@@ -140,12 +141,16 @@ impl World {
         let kernel = shared(kernel);
         let mut server = Embedded::new(&kernel, &scenario).map_err(|error| error.to_string())?;
         let least_memory_bytes = server.stats().memory_bytes;
+        if scenario.has_links {
+            server.join();
+        }
         let model = Model::new(&scenario);
         Ok(Self {
             kernel,
             server,
             model,
             peers: Vec::new(),
+            links: Vec::new(),
             turns: 0,
             limits: scenario.limits.clone(),
             reloads: 0,
@@ -530,12 +535,14 @@ impl World {
     pub(super) fn turn(&mut self) -> Result<(), String> {
         self.turns += 1;
         self.dismiss_in_time();
+        self.act_links()?;
         if let Some(listener) = self.scenario.rushed_listener {
             self.kernel.borrow_mut().rush(listener);
         }
         let is_roomy = self.note_wanted();
         let deadline = self.server.broker.next_deadline();
         self.server.turn(self.scenario.steps_max.map(Budget::steps))?;
+        self.take_links()?;
         // The process may have been stopped.
         self.model.now = self.kernel.borrow().now();
         for at in 0..self.peers.len() {

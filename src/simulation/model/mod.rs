@@ -251,6 +251,7 @@ struct Publication {
     posted: Step,
     first_heard: Option<Step>,
     heard_by: BTreeSet<ConnId>,
+    heard_by_links: BTreeSet<usize>,
 }
 
 /// A message from inside the process to all connections of an application, or to one.
@@ -326,6 +327,10 @@ pub(super) struct Model {
     notes_received: BTreeSet<u64>,
     nonce: u64,
     pub(super) frames_received: u64,
+    /// Publications of links, by application.
+    pub(super) elsewhere: [u64; APPS.len()],
+    /// The last message of each connection that each link has heard.
+    link_heard: BTreeMap<(usize, ConnId), usize>,
     codes: BTreeMap<String, u64>,
     /// Connections closed without an error, as slow readers are.
     silently_closed: u64,
@@ -365,6 +370,8 @@ impl Model {
             notes_received: BTreeSet::new(),
             nonce: 0,
             frames_received: 0,
+            elsewhere: [0; APPS.len()],
+            link_heard: BTreeMap::new(),
             codes: BTreeMap::new(),
             silently_closed: 0,
         }

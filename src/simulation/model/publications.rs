@@ -25,6 +25,7 @@ impl Model {
             posted: self.step,
             first_heard: None,
             heard_by: BTreeSet::new(),
+            heard_by_links: BTreeSet::new(),
         });
         self.publications.len() - 1
     }
@@ -52,6 +53,9 @@ impl Model {
     pub(super) fn hear(&mut self, by: ConnId, message: &Received) -> Result<(), String> {
         if let Some(nonce) = message.payload["broadcast"].as_u64() {
             return self.hear_broadcast(by, nonce);
+        }
+        if !message.payload["elsewhere"].is_null() {
+            return self.hear_from_elsewhere(by, message);
         }
         let at = number(&message.payload, "publication")? as usize;
         let (step, has_meta) = (self.step, self.has_meta(by));
@@ -95,6 +99,60 @@ impl Model {
             }
             _ => self.check_audible(by, at),
         }
+    }
+
+    /// What a link publishes reaches the subscribers of its application.
+    fn hear_from_elsewhere(&self, by: ConnId, message: &Received) -> Result<(), String> {
+        let app = self.conns[by].app;
+        let number = number(&message.payload, "elsewhere")?;
+        if message.app != APPS[app] || message.channel != TOPICS[0] {
+            return Err("it was published elsewhere in another application".to_owned());
+        }
+        if !(1..=self.elsewhere[app]).contains(&number) || message.meta.is_some() {
+            return Err("nobody published this elsewhere".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Notes that a link has heard a publication.
+    pub(in crate::simulation) fn hear_by_link(
+        &mut self,
+        of: (usize, usize),
+        at: usize,
+        link: usize,
+    ) -> Result<(), &'static str> {
+        let publication = self.publications.get_mut(at).ok_or("nobody published this")?;
+        if of != (publication.app, publication.topic) {
+            return Err("it was published elsewhere");
+        }
+        if !publication.heard_by_links.insert(link) {
+            return Err("it was heard already");
+        }
+        let Some((from, own)) = publication.from else { return Ok(()) };
+        if self.conns[from].sent[own].arrived.is_none() {
+            return Err("it was heard before it was published");
+        }
+        match self.link_heard.insert((link, from), own) {
+            Some(last) if last > own => Err("its publisher sent it before another that came first"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks, at rest, that the links of a calm run have heard all that clients have published.
+    pub(in crate::simulation) fn check_heard_by_link(
+        &self,
+        app: usize,
+        link: usize,
+    ) -> Result<(), String> {
+        for (at, publication) in self.publications.iter().enumerate() {
+            let is_of_client = publication.app == app && publication.from.is_some();
+            let is_done = matches!(self.moment(publication), (Some(_), Some(_)));
+            let is_live = publication.topic < TOPICS.len();
+            if is_of_client && is_done && is_live && !publication.heard_by_links.contains(&link) {
+                return Err(format!("link {link} did not hear publication {at}"));
+            }
+        }
+        Ok(())
     }
 
     fn hear_broadcast(&mut self, by: ConnId, nonce: u64) -> Result<(), String> {
@@ -261,6 +319,7 @@ impl Model {
             counts.0 += u64::from(arrived.is_some() && is_sure.is_some());
             counts.1 += u64::from(arrived.is_some());
         }
+        counts.1 += self.elsewhere.iter().sum::<u64>();
         counts
     }
 }

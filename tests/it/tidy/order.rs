@@ -199,7 +199,7 @@ const ROOMS: &[Room] = &[
             "model/publications model/following",
             "peer",
             "world",
-            "acts checks speech",
+            "acts checks links speech",
             "calls keeping",
             "probes",
             "ending",
