@@ -99,7 +99,7 @@ fn the_documents_name_packages_of_this_version() {
 fn every_package_has_the_one_licence() {
     let licence = read("LICENSE");
     assert!(licence.starts_with("MIT License"));
-    let copies = ["clients/node/LICENSE", "clients/python/LICENSE"];
+    let copies = ["clients/node/LICENSE", "clients/python/LICENSE", "rings/LICENSE"];
     for copy in copies.into_iter().filter(|_| is_repository()) {
         assert!(read(copy) == licence, "{copy} differs from LICENSE");
     }
