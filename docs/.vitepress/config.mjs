@@ -53,6 +53,7 @@ const SIDEBAR = [
     ['Application errors', '/guide/errors'],
     ['Reconnecting, several servers, pools', '/guide/connections'],
     ['Several machines, over NATS', '/guide/several-servers'],
+    ['Shared memory', '/guide/shared-memory'],
     ['Tokens and access', '/guide/access'],
     ['TLS', '/guide/tls'],
     ['Embedding the server', '/guide/embedding'],

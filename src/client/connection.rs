@@ -159,6 +159,35 @@ impl Connection {
 
     /// Returns whether messages go through shared memory, because
     /// [`Options::shared_memory`](super::Options::shared_memory) asked for it and the server has it.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")]
+    /// # {
+    /// use ipc_framework::client::{Endpoint, Options};
+    /// use ipc_framework::{Config, Limits, Server, UnixSocket};
+    ///
+    /// let path = std::env::temp_dir().join(format!("shares-memory-{}.sock", std::process::id()));
+    /// let config = Config::default()
+    ///     .host(None)
+    ///     .unix(UnixSocket::at(&path))
+    ///     .limits(Limits::default().shared_memory(true));
+    /// let mut server = Server::bind(config)?;
+    /// let stop = server.handle();
+    /// let running = std::thread::spawn(move || server.run());
+    ///
+    /// let mut options = Options::new("app");
+    /// options.endpoint = Endpoint::unix(&path);
+    /// options.shared_memory = true;
+    /// let connection = options.connect()?;
+    /// assert!(connection.shares_memory());
+    ///
+    /// options.shared_memory = false;
+    /// assert!(!options.connect()?.shares_memory());
+    /// stop.stop();
+    /// running.join().unwrap()?;
+    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shares_memory(&self) -> bool {
         self.socket.shares_memory()
     }

@@ -52,7 +52,8 @@ pub struct Options {
     /// thread, and uses a core while anything is waited for.
     pub spin: bool,
     /// Exchange messages with the server through shared memory, on a Unix socket whose server has it
-    /// (`ipc serve --shm`); the socket goes on if not. Off by default. Linux only.
+    /// (`ipc serve --shm`); the socket goes on if not. Off by default. Linux only. The server has to be
+    /// trusted: one that is hostile can stop this process in a write without a timeout.
     pub shared_memory: bool,
     /// Size that the body of a frame may have in either direction; 16 MiB by default, as in the
     /// server.
