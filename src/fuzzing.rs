@@ -13,6 +13,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("broker", crate::broker::fuzzing::broker),
     #[cfg(feature = "net")]
     ("client", crate::client::fuzzing::client),
+    #[cfg(all(feature = "net", target_os = "linux"))]
+    ("rings", crate::net::fuzzing::rings),
     #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     ("simulation", simulation),
 ];

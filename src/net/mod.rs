@@ -7,6 +7,8 @@ mod clock;
 mod event_loop;
 #[cfg(test)]
 mod fake;
+#[cfg(all(target_os = "linux", any(test, feature = "fuzzing")))]
+pub(crate) mod fuzzing;
 mod inherited;
 #[cfg_attr(not(any(test, feature = "nats")), expect(dead_code, reason = "the bridge opens links"))]
 mod link_opener;

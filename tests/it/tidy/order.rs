@@ -129,6 +129,7 @@ const ROOMS: &[Room] = &[
             "mio_system",
             "event_loop",
             "mod",
+            "fuzzing",
         ],
     },
     Room {
