@@ -129,7 +129,7 @@ fn check_memory(core: &Core) -> Result<(), String> {
     let open = core.connections.iter().map(|(_, connection)| connection);
     let open = open.filter(|connection| !matches!(connection.state(), State::Closed));
     let all = core.connections.iter().filter(|(_, found)| !matches!(found.state(), State::Closed));
-    let rings_bytes = all.map(|(_, open)| open.rings_bytes as usize).sum();
+    let rings_bytes = all.map(|(_, open)| open.rings_bytes()).sum();
     agree("bytes of all rings", core.budget.rings_bytes, rings_bytes)?;
     let of_connections = open.map(|open| CONNECTION_BYTES + open.transport_bytes as usize);
     let of_sessions = sessions(core).map(|(_, session)| {

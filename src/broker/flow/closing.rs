@@ -117,7 +117,7 @@ pub(crate) fn close_now(core: &mut Core, key: ConnectionKey) {
     }
     let Some(connection) = core.connections.get_mut(key) else { return };
     core.budget.tables_bytes -= CONNECTION_BYTES + connection.transport_bytes as usize;
-    core.budget.rings_bytes -= connection.rings_bytes as usize;
+    core.budget.rings_bytes -= connection.rings_bytes();
     #[cfg(any(all(test, feature = "net"), feature = "simulation"))]
     if let (Some(unsent), false) = (&mut core.agenda.unsent, connection.send.is_empty()) {
         unsent.push(key);

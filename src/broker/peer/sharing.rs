@@ -34,7 +34,7 @@ pub(crate) fn ask(
     envelope: &Envelope<'_>,
 ) -> Result<(), Refusal> {
     let Some(connection) = core.connections.get(from) else { return Ok(()) };
-    if connection.rings_bytes > 0 {
+    if connection.rings_bytes() > 0 {
         return Err(refusal::shares_already());
     }
     if !core.limits.shared_memory || !connection.peer.is_on_unix_socket() {
@@ -108,7 +108,6 @@ pub(crate) fn carry_out(
     }
     branches::note(Branch::MemoryShared);
     let connection = core.connections.get_mut(key)?;
-    connection.rings_bytes = taken_bytes as u32;
     connection.transport_bytes += taken_bytes as u32;
     core.budget.tables_bytes += taken_bytes;
     core.budget.rings_bytes += taken_bytes;

@@ -89,8 +89,6 @@ pub(crate) struct Connection {
     pub(crate) begun_bytes: u32,
     /// Memory of its transport, which counts towards the server's budget.
     pub(crate) transport_bytes: u32,
-    /// The part of that which its rings in shared memory take; zero on a socket.
-    pub(crate) rings_bytes: u32,
     /// Its transport took bytes from the queue that the kernel has not taken yet.
     pub(crate) transport_holds: bool,
     /// The last round in which it was reached, see [`Connections::begin_round`].
@@ -459,7 +457,6 @@ impl Connection {
             frame_bytes_max: wire_length(frame_bytes_max),
             begun_bytes: 0,
             transport_bytes: 0,
-            rings_bytes: 0,
             transport_holds: false,
             round: 0,
             splits_writes: false,
@@ -471,6 +468,12 @@ impl Connection {
 
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Returns the memory that its rings in shared memory take, zero without them: a Unix socket by itself
+    /// takes none.
+    pub(crate) fn rings_bytes(&self) -> usize {
+        if self.peer.is_on_unix_socket() { self.transport_bytes as usize } else { 0 }
     }
 
     /// Returns whether it is a link to another server, see [`Peer::Link`](super::peer::Peer).
