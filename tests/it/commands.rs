@@ -9,6 +9,7 @@ mod listening;
 mod published;
 mod screen;
 mod servers;
+mod shared;
 mod streaming;
 mod terminal;
 mod topics;
