@@ -71,19 +71,27 @@ impl MioSystem {
         self.start
     }
 
-    /// Asks the kernel for events of sockets, and of rings that sleep.
-    #[inline]
-    fn poll_kernel(
+    /// Asks the kernel for events while there has never been a ring. It is apart from the function for
+    /// rings, so that plain sockets pay for them with one comparison a poll.
+    fn poll_sockets(
         &mut self,
         events: &mut Vec<Event>,
         timeout: Option<Duration>,
     ) -> io::Result<bool> {
         let taken_before = events.len();
         self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(SLEEP_MAX)))?;
-        if self.rings.are_unused() {
-            events.extend(self.events.iter().map(of_socket));
-            return Ok(events.len() - taken_before >= self.events.capacity());
-        }
+        events.extend(self.events.iter().map(of_socket));
+        Ok(events.len() - taken_before >= self.events.capacity())
+    }
+
+    /// Asks the kernel for events of sockets, and of rings that sleep.
+    fn poll_kernel(
+        &mut self,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        self.rings.note_sockets_asked();
+        self.poll.poll(&mut self.events, timeout.map(|timeout| timeout.min(SLEEP_MAX)))?;
         let mut count = 0;
         for event in &self.events {
             count += 1;
@@ -125,8 +133,22 @@ impl MioSystem {
         if found > 0 || self.rings.sleep(events) {
             timeout = Some(Duration::ZERO);
         }
-        self.rings.note_sockets_asked();
         self.poll_kernel(events, timeout)
+    }
+
+    #[cold]
+    fn look_with_rings(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        self.look_at_rings(events);
+        self.poll_kernel(events, Some(Duration::ZERO))
+    }
+
+    #[cold]
+    fn spin_with_rings(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
+        let found = self.look_at_rings(events);
+        if self.rings.pass_over(found) {
+            return Ok(false);
+        }
+        self.poll_kernel(events, Some(Duration::ZERO))
     }
 
     /// Returns a function that interrupts a poll from another thread.
@@ -142,29 +164,31 @@ impl System for MioSystem {
     type Stream = SocketStream;
     type Spare = File;
 
+    #[inline]
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
         if self.rings.are_unused() {
-            self.poll_kernel(events, timeout)
+            self.poll_sockets(events, timeout)
         } else {
             self.poll_with_rings(events, timeout)
         }
     }
 
+    #[inline]
     fn look(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
-        self.look_at_rings(events);
-        self.rings.note_sockets_asked();
-        self.poll_kernel(events, Some(Duration::ZERO))
+        if self.rings.are_unused() {
+            self.poll_sockets(events, Some(Duration::ZERO))
+        } else {
+            self.look_with_rings(events)
+        }
     }
 
+    #[inline]
     fn spin(&mut self, events: &mut Vec<Event>) -> io::Result<bool> {
-        if !self.rings.are_unused() {
-            let found = self.look_at_rings(events);
-            if self.rings.pass_over(found) {
-                return Ok(false);
-            }
-            self.rings.note_sockets_asked();
+        if self.rings.are_unused() {
+            self.poll_sockets(events, Some(Duration::ZERO))
+        } else {
+            self.spin_with_rings(events)
         }
-        self.poll_kernel(events, Some(Duration::ZERO))
     }
 
     fn is_awake(&self) -> bool {

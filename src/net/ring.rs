@@ -113,7 +113,8 @@ impl Ring {
         self.end.room() > 0
     }
 
-    #[inline]
+    // Inlined, it would keep the compiler from inlining the read of a plain socket, which each message passes.
+    #[inline(never)]
     pub(super) fn read(&mut self, socket: &mut UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
         if self.turning.is_some() {
             return read_while_turning(socket);
@@ -146,7 +147,8 @@ impl Ring {
         self.end.read(buffer).map_err(broken)
     }
 
-    #[inline]
+    // As above.
+    #[inline(never)]
     pub(super) fn write(
         &mut self,
         socket: &mut UnixStream,
