@@ -51,7 +51,7 @@
 mod address;
 #[cfg(feature = "broker")]
 mod branches;
-#[cfg(any(feature = "nats", feature = "simulation"))]
+#[cfg(any(feature = "nats", all(test, feature = "simulation")))]
 mod bridge;
 #[cfg(feature = "broker")]
 pub mod broker;

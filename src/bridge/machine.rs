@@ -214,7 +214,7 @@ impl Machine {
                 self.publications.arrived(state, application, &channel, &packet);
             }
             (Some(Subject::Server(id)), Kind::Tunnel) if id == me.id => {
-                self.servers.piece(state, &packet);
+                self.servers.piece(state, &packet, self.max_payload);
             }
             (Some(Subject::Server(id)), Kind::Presence) if id == me.id => self.presence(&packet),
             (Some(Subject::All), Kind::Presence) => self.presence(&packet),
@@ -303,6 +303,7 @@ impl Machine {
             peers: self.servers.peers(),
             tunnels: self.servers.tunnels(),
             queued_bytes: self.state.outbox.queued_bytes(),
+            lag: self.state.outbox.lag(self.state.now),
             ..self.state.stats
         }
     }

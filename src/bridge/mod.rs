@@ -6,7 +6,6 @@
 //! a *server link* for each other server and application go requests and their answers.
 //!
 //! Nothing here but the driver of NATS' client reads a socket, a clock or a random source.
-#![cfg_attr(not(test), allow(dead_code, reason = "the driver uses it"))]
 
 mod control;
 mod crossing;

@@ -35,6 +35,8 @@ const CLIENT_COMMANDS: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+/// While something waits for NATS, its age is told so often.
+const LAG_EVERY: Duration = Duration::from_secs(1);
 /// How long the end of the server waits for NATS to take the last words.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// The subscription by which marks come back. The machine never counts as far.
@@ -271,6 +273,7 @@ fn shown(stats: &BridgeStats) -> NatsStats {
         slow: stats.slow,
         broken_tunnels: stats.broken_tunnels,
         queued_bytes: stats.queued_bytes,
+        lag_seconds: stats.lag.as_secs_f64(),
         max_payload: stats.max_payload,
     }
 }
@@ -295,6 +298,8 @@ struct Driver {
     marks: String,
     /// Why it could not connect last.
     trouble: String,
+    /// NATS has not confirmed all publications.
+    is_behind: bool,
     drains: bool,
     ends_at: Option<Instant>,
 }
@@ -335,6 +340,7 @@ impl Driver {
             generation: 0,
             is_connected: false,
             trouble: String::new(),
+            is_behind: false,
             drains: false,
             ends_at: None,
         }
@@ -365,7 +371,9 @@ impl Driver {
                 self.machine.finish();
                 self.carry_out();
             }
-            self.shared.stats.set(shown(&self.machine.stats()));
+            let stats = self.machine.stats();
+            self.is_behind = !stats.lag.is_zero();
+            self.shared.stats.set(shown(&stats));
             if self.machine.is_finished() || is_late {
                 return self.end().await;
             }
@@ -378,7 +386,8 @@ impl Driver {
 
     async fn wait(&mut self) -> Woken {
         let deadline = self.machine.next_deadline().map(|deadline| self.begin + deadline);
-        let deadline = deadline.into_iter().chain(self.ends_at).min();
+        let lag_at = self.is_behind.then(|| Instant::now() + LAG_EVERY);
+        let deadline = deadline.into_iter().chain(self.ends_at).chain(lag_at).min();
         let time = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

@@ -1,8 +1,11 @@
 //! What waits for NATS, and what NATS has not confirmed.
 //!
-//! Control and tunnels go before publications, each in its order. What was handed over is unconfirmed until
-//! a mark behind it comes back, and only so much may be: NATS' client takes any amount and loses it with its
-//! connection, without a word.
+//! What servers say about themselves goes first, because a server that is not heard is gone. Tunnels and
+//! publications share what is left by bytes, so that neither holds up the other one. Each of the three has an
+//! order of its own.
+//!
+//! What was handed over is unconfirmed until a mark behind it comes back, and only so much may be: NATS' client
+//! takes any amount and loses it with its connection, without a word.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,11 +27,36 @@ const MARK_DELAY: Duration = Duration::from_millis(50);
 struct Waiting {
     subject: String,
     payload: Vec<u8>,
+    since: Duration,
 }
 
 impl Waiting {
     fn bytes(&self) -> usize {
         self.subject.len() + self.payload.len()
+    }
+}
+
+/// Messages of one kind, in their order.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.bytes();
+        self.waiting.push_back(waiting);
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        self.bytes -= waiting.bytes();
+        Some(waiting)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 }
 
@@ -39,16 +67,19 @@ struct Span {
     messages: usize,
     bytes: usize,
     publications: u64,
+    /// When the first of its publications came here.
+    since: Option<Duration>,
 }
 
 /// The queue to NATS.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     bytes_max: usize,
-    control: VecDeque<Waiting>,
-    publications: VecDeque<Waiting>,
-    queued_bytes: usize,
-    control_bytes: usize,
+    presence: Queue,
+    tunnels: Queue,
+    publications: Queue,
+    /// The bytes that tunnels are ahead of publications, or behind if it is negative.
+    tunnels_ahead: isize,
     is_connected: bool,
     /// Marked and not confirmed, from the oldest on.
     marked: VecDeque<Span>,
@@ -66,10 +97,10 @@ impl Outbox {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
             bytes_max,
-            control: VecDeque::new(),
-            publications: VecDeque::new(),
-            queued_bytes: 0,
-            control_bytes: 0,
+            presence: Queue::default(),
+            tunnels: Queue::default(),
+            publications: Queue::default(),
+            tunnels_ahead: 0,
             is_connected: false,
             marked: VecDeque::new(),
             open: Span::default(),
@@ -81,36 +112,42 @@ impl Outbox {
     }
 
     /// Takes a publication, unless there is no room for it.
-    pub(crate) fn publication(&mut self, subject: String, payload: Vec<u8>) -> bool {
-        let waiting = Waiting { subject, payload };
-        if self.queued_bytes + waiting.bytes() > self.bytes_max {
-            return false;
+    pub(crate) fn publication(&mut self, subject: String, payload: Vec<u8>, now: Duration) -> bool {
+        let waiting = Waiting { subject, payload, since: now };
+        let has_room = self.publications.bytes + waiting.bytes() <= self.bytes_max;
+        if has_room {
+            self.publications.push(waiting);
         }
-        self.queued_bytes += waiting.bytes();
-        self.publications.push_back(waiting);
-        true
+        has_room
     }
 
     /// Drops the publications whose payloads are larger, and returns how many.
     pub(crate) fn drop_larger(&mut self, payload_bytes_max: usize) -> u64 {
-        let before = self.publications.len();
-        self.publications.retain(|waiting| waiting.payload.len() <= payload_bytes_max);
-        self.queued_bytes = self.publications.iter().map(Waiting::bytes).sum();
-        (before - self.publications.len()) as u64
+        let Queue { waiting, bytes } = &mut self.publications;
+        let before = waiting.len();
+        waiting.retain(|waiting| waiting.payload.len() <= payload_bytes_max);
+        *bytes = waiting.iter().map(Waiting::bytes).sum();
+        (before - waiting.len()) as u64
     }
 
-    /// The bytes that go before publications.
-    pub(crate) fn control_bytes(&self) -> usize {
-        self.control_bytes
+    /// The bytes of tunnels that wait.
+    pub(crate) fn tunnel_bytes(&self) -> usize {
+        self.tunnels.bytes
     }
 
-    /// Takes what goes before publications. It is bounded by what makes it: credit and rates. Without a
-    /// connection it is dropped, since it would be out of date.
-    pub(crate) fn control(&mut self, subject: String, payload: Vec<u8>) {
+    /// Takes what this server says about itself. Its rate is bounded. Without a connection it is dropped, since it
+    /// would be out of date.
+    pub(crate) fn presence(&mut self, subject: String, payload: Vec<u8>, now: Duration) {
         if self.is_connected {
-            let waiting = Waiting { subject, payload };
-            self.control_bytes += waiting.bytes();
-            self.control.push_back(waiting);
+            self.presence.push(Waiting { subject, payload, since: now });
+        }
+    }
+
+    /// Takes a piece of a tunnel, or what must not overtake one. Credit bounds them. Without a connection there are
+    /// no tunnels.
+    pub(crate) fn tunnel(&mut self, subject: String, payload: Vec<u8>, now: Duration) {
+        if self.is_connected {
+            self.tunnels.push(Waiting { subject, payload, since: now });
         }
     }
 
@@ -122,8 +159,9 @@ impl Outbox {
     /// The connection is gone. Returns how many publications nobody will confirm.
     pub(crate) fn disconnected(&mut self) -> u64 {
         self.is_connected = false;
-        self.control.clear();
-        self.control_bytes = 0;
+        self.presence = Queue::default();
+        self.tunnels = Queue::default();
+        self.tunnels_ahead = 0;
         self.mark_at = None;
         self.unconfirmed = 0;
         self.unconfirmed_bytes = 0;
@@ -158,22 +196,40 @@ impl Outbox {
         if self.unconfirmed >= UNCONFIRMED_MAX || self.unconfirmed_bytes >= UNCONFIRMED_BYTES_MAX {
             return (self.open.messages > 0).then(|| self.mark());
         }
-        let (waiting, publications) = if let Some(waiting) = self.control.pop_front() {
-            self.control_bytes -= waiting.bytes();
-            (waiting, 0)
-        } else {
-            let waiting = self.publications.pop_front()?;
-            self.queued_bytes -= waiting.bytes();
-            (waiting, 1)
-        };
+        let (waiting, is_publication) = self.pop()?;
         let bytes = waiting.bytes();
         self.open.messages += 1;
         self.open.bytes += bytes;
-        self.open.publications += publications;
+        if is_publication {
+            self.open.publications += 1;
+            self.open.since.get_or_insert(waiting.since);
+        }
         self.unconfirmed += 1;
         self.unconfirmed_bytes += bytes;
         self.mark_at.get_or_insert(now + MARK_DELAY);
         Some(Command::Publish { subject: waiting.subject, payload: waiting.payload })
+    }
+
+    /// Returns what goes next, and whether it is a publication.
+    fn pop(&mut self) -> Option<(Waiting, bool)> {
+        if let Some(waiting) = self.presence.pop() {
+            return Some((waiting, false));
+        }
+        let [has_tunnels, has_publications] =
+            [&self.tunnels, &self.publications].map(|queue| !queue.is_empty());
+        let is_publication = has_publications && (!has_tunnels || self.tunnels_ahead > 0);
+        let queue = if is_publication { &mut self.publications } else { &mut self.tunnels };
+        let waiting = queue.pop()?;
+        let bytes = waiting.bytes().cast_signed();
+        self.tunnels_ahead += if is_publication { -bytes } else { bytes };
+        // Who has nothing to send saves nothing up for later.
+        if !has_tunnels {
+            self.tunnels_ahead = self.tunnels_ahead.max(0);
+        }
+        if !has_publications {
+            self.tunnels_ahead = self.tunnels_ahead.min(0);
+        }
+        Some((waiting, is_publication))
     }
 
     fn mark(&mut self) -> Command {
@@ -197,12 +253,20 @@ impl Outbox {
 
     /// The bytes that wait.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes + self.control_bytes
+        self.presence.bytes + self.tunnels.bytes + self.publications.bytes
+    }
+
+    /// For how long the oldest publication that NATS has not confirmed has been here; zero if there is none.
+    pub(crate) fn lag(&self, now: Duration) -> Duration {
+        let handed_over = self.marked.iter().chain([&self.open]).find_map(|span| span.since);
+        let since = handed_over.or_else(|| self.publications.waiting.front().map(|it| it.since));
+        since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
     }
 
     /// Returns whether everything was handed over and confirmed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.publications.is_empty() && self.unconfirmed == 0
+        let queues = [&self.presence, &self.tunnels, &self.publications];
+        queues.into_iter().all(Queue::is_empty) && self.unconfirmed == 0
     }
 }
 
@@ -230,36 +294,106 @@ mod tests {
         (messages, marks)
     }
 
-    #[test]
-    fn control_goes_first_and_each_in_order() {
-        let mut outbox = outbox(100);
-        assert!(outbox.publication("p".into(), vec![1]));
-        assert!(outbox.publication("p".into(), vec![2]));
-        outbox.control("c".into(), vec![3]);
-        outbox.control("c".into(), vec![4]);
-        let order: Vec<u8> = std::iter::from_fn(|| match outbox.next(NOW)? {
+    /// Returns the first bytes of the payloads that go next.
+    fn order(outbox: &mut Outbox, count: usize) -> Vec<u8> {
+        let commands = std::iter::from_fn(|| outbox.next(NOW));
+        let published = commands.filter_map(|command| match command {
             Command::Publish { payload, .. } => Some(payload[0]),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-        assert_eq!(order, [3, 4, 1, 2]);
+            _ => None,
+        });
+        published.take(count).collect()
+    }
+
+    #[test]
+    fn presence_goes_first_and_each_kind_in_its_order() {
+        let mut outbox = outbox(100);
+        assert!(outbox.publication("p".into(), vec![1], NOW));
+        assert!(outbox.publication("p".into(), vec![2], NOW));
+        outbox.tunnel("t".into(), vec![3], NOW);
+        outbox.tunnel("t".into(), vec![4], NOW);
+        outbox.presence("c".into(), vec![5], NOW);
+        outbox.presence("c".into(), vec![6], NOW);
+        assert_eq!(order(&mut outbox, 6), [5, 6, 3, 1, 4, 2]);
+    }
+
+    /// Large chunks do not make small publications wait longer than for one of them, and have the same share.
+    #[test]
+    fn tunnels_and_publications_share_by_bytes() {
+        let mut outbox = outbox(1 << 30);
+        for _ in 0..100 {
+            outbox.tunnel("t".into(), vec![b't'; 999], NOW);
+        }
+        for _ in 0..1_000 {
+            assert!(outbox.publication("p".into(), vec![b'p'; 99], NOW));
+        }
+        let first = order(&mut outbox, 220);
+        assert_eq!(first.iter().filter(|kind| **kind == b't').count(), 20);
+        let runs = first.split(|kind| *kind == b't').map(<[u8]>::len);
+        assert!(runs.skip(1).all(|run| run == 10), "{first:?}");
+        let mut other = Outbox::new(1 << 30);
+        other.connected();
+        for _ in 0..100 {
+            assert!(other.publication("p".into(), vec![b'p'; 999], NOW));
+        }
+        for _ in 0..1_000 {
+            other.tunnel("t".into(), vec![b't'; 99], NOW);
+        }
+        let first = order(&mut other, 220);
+        assert_eq!(first.iter().filter(|kind| **kind == b'p').count(), 20);
+    }
+
+    /// Who floods while the other one is idle owes it nothing, but who has had its turn does, also if it has
+    /// nothing more to send at that moment.
+    #[test]
+    fn what_was_idle_saves_nothing_up_and_debts_are_paid() {
+        let mut outbox = outbox(1 << 30);
+        for _ in 0..50 {
+            outbox.tunnel("t".into(), vec![b't'; 999], NOW);
+        }
+        assert_eq!(order(&mut outbox, 50), [b't'; 50]);
+        for _ in 0..100 {
+            assert!(outbox.publication("p".into(), vec![b'p'; 99], NOW));
+        }
+        outbox.tunnel("t".into(), vec![b't'; 999], NOW);
+        assert_eq!(order(&mut outbox, 3), *b"tpp");
+        outbox.tunnel("t".into(), vec![b't'; 999], NOW);
+        outbox.tunnel("t".into(), vec![b't'; 999], NOW);
+        assert_eq!(order(&mut outbox, 12), *b"pppppppptppp");
+    }
+
+    #[test]
+    fn the_lag_is_the_age_of_the_oldest_publication_that_is_not_confirmed() {
+        let seconds = Duration::from_secs;
+        let mut outbox = Outbox::new(100);
+        assert_eq!(outbox.lag(seconds(9)), Duration::ZERO);
+        assert!(outbox.publication("p".into(), vec![1], seconds(1)));
+        assert!(outbox.publication("p".into(), vec![2], seconds(3)));
+        assert_eq!(outbox.lag(seconds(4)), seconds(3));
+        outbox.connected();
+        outbox.presence("c".into(), vec![0], seconds(0));
+        let (_, marks) = drain(&mut outbox, seconds(5));
+        assert_eq!((marks.len(), outbox.lag(seconds(5))), (0, seconds(4)));
+        let (_, marks) = drain(&mut outbox, seconds(6));
+        assert_eq!((marks.len(), outbox.lag(seconds(6))), (1, seconds(5)));
+        outbox.confirmed(marks[0]);
+        assert_eq!(outbox.lag(seconds(7)), Duration::ZERO);
     }
 
     #[test]
     fn the_queue_is_bounded_in_bytes() {
         let mut outbox = Outbox::new(10);
-        assert!(outbox.publication("p".into(), vec![0; 9]));
-        assert!(!outbox.publication("p".into(), vec![]));
+        assert!(outbox.publication("p".into(), vec![0; 9], NOW));
+        assert!(!outbox.publication("p".into(), vec![], NOW));
         outbox.connected();
         assert_eq!(drain(&mut outbox, NOW).0, 1);
-        assert!(outbox.publication("p".into(), vec![]));
+        assert!(outbox.publication("p".into(), vec![], NOW));
     }
 
     #[test]
     fn what_is_over_a_smaller_limit_goes() {
         let mut outbox = outbox(100);
         for bytes in [1, 9, 5] {
-            assert!(outbox.publication("p".into(), vec![0; bytes]));
+            assert!(outbox.publication("p".into(), vec![0; bytes], NOW));
         }
         assert_eq!(outbox.drop_larger(5), 1);
         assert_eq!(outbox.queued_bytes(), 8);
@@ -270,7 +404,7 @@ mod tests {
     fn no_more_than_the_window_is_unconfirmed_and_marks_open_it_again() {
         let mut outbox = outbox(1 << 20);
         for _ in 0..UNCONFIRMED_MAX + 100 {
-            assert!(outbox.publication("p".into(), vec![0]));
+            assert!(outbox.publication("p".into(), vec![0], NOW));
         }
         let (messages, marks) = drain(&mut outbox, NOW);
         assert_eq!(messages, UNCONFIRMED_MAX);
@@ -286,7 +420,7 @@ mod tests {
     fn the_window_has_a_bound_in_bytes() {
         let mut outbox = outbox(128 << 20);
         for _ in 0..64 {
-            assert!(outbox.publication("p".into(), vec![0; 1 << 20]));
+            assert!(outbox.publication("p".into(), vec![0; 1 << 20], NOW));
         }
         assert_eq!(drain(&mut outbox, NOW).0, 4);
     }
@@ -295,15 +429,15 @@ mod tests {
     fn what_was_not_confirmed_is_lost_with_the_connection_and_the_rest_is_kept() {
         let mut outbox = outbox(1 << 20);
         for _ in 0..UNCONFIRMED_MAX + 7 {
-            assert!(outbox.publication("p".into(), vec![0]));
+            assert!(outbox.publication("p".into(), vec![0], NOW));
         }
-        outbox.control("c".into(), vec![]);
+        outbox.presence("c".into(), vec![], NOW);
         let (_, marks) = drain(&mut outbox, NOW);
-        // The control message was the first one of the first mark.
+        // The presence was the first one of the first mark.
         assert_eq!(outbox.confirmed(marks[0]), MARK_EVERY as u64 - 1);
         assert_eq!(outbox.disconnected(), (UNCONFIRMED_MAX - MARK_EVERY) as u64);
         assert_eq!(outbox.next(NOW), None);
-        outbox.control("c".into(), vec![]);
+        outbox.presence("c".into(), vec![], NOW);
         outbox.connected();
         assert_eq!(drain(&mut outbox, NOW + MARK_DELAY).0, 8);
         // A mark of the connection before confirms nothing of this one.

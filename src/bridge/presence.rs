@@ -367,6 +367,8 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     pub(crate) known: BTreeMap<[u8; 16], Peer>,
+    /// Those that were asked who they are, and when.
+    asked: BTreeMap<[u8; 16], Duration>,
 }
 
 impl Peers {
@@ -436,6 +438,21 @@ impl Peers {
             _ => {}
         }
         heard
+    }
+
+    /// Returns whether a server that is not known, and has sent something else first, has to be asked who it is.
+    pub(crate) fn asks_stranger(&mut self, id: [u8; 16], now: Duration) -> bool {
+        if self.known.contains_key(&id) || self.known.len() >= SERVERS_MAX {
+            return false;
+        }
+        let is_recent = |at: &Duration| now < *at + SNAPSHOT_EVERY;
+        self.asked.retain(|_, at| is_recent(at));
+        // Whoever forges many ids is not asked for each.
+        if self.asked.len() >= SERVERS_MAX || self.asked.contains_key(&id) {
+            return false;
+        }
+        self.asked.insert(id, now);
+        true
     }
 
     /// Returns whether a server may have published so much by now, as far as that is known.

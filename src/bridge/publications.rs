@@ -397,7 +397,7 @@ fn publish(state: &mut State, application: &str, frame: &[u8]) -> bool {
         state.stats.lost += 1;
         return true;
     };
-    if !state.outbox.publication(subject, packet) {
+    if !state.outbox.publication(subject, packet, state.now) {
         state.stats.lost += 1;
         let text = format!(
             "publications are lost: {} bytes wait for NATS, as many as may",

@@ -27,7 +27,7 @@ use crate::proto::frame::HEADER_BYTES;
 /// The most tunnels.
 pub(crate) const TUNNELS_MAX: usize = 4_096;
 /// Tunnels send nothing while so much of them waits for NATS.
-const CONTROL_BYTES_MAX: usize = 8 << 20;
+const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// An application and a server.
 type Key = (String, [u8; 16]);
@@ -86,7 +86,7 @@ impl Servers {
     /// Says goodbye.
     pub(crate) fn finish(&mut self, state: &mut State) {
         self.break_all(state, "the server ends");
-        state.send(Kind::Presence, None, &Word::Bye.encode());
+        state.send_last(&Word::Bye.encode());
         self.peers = Peers::default();
     }
 
@@ -169,13 +169,7 @@ impl Servers {
     /// What the beat does for each tunnel.
     fn upkeep(&mut self, state: &mut State) {
         let now = state.now;
-        for ((application, id), tunnel) in &mut self.tunnels {
-            if tunnel.theirs.is_none() && now >= tunnel.opened_at + OPEN_EVERY {
-                tunnel.opened_at = now;
-                let open = tunnel.piece(About::Open, application).encode();
-                state.send(Kind::Tunnel, Some(*id), &open);
-            }
-        }
+        self.open_again(state, |_, tunnel| now >= tunnel.opened_at + OPEN_EVERY);
         for key in self.tunnels.keys().cloned().collect::<Vec<_>>() {
             self.sync(state, &key.0, key.1);
         }
@@ -194,6 +188,20 @@ impl Servers {
             for (part, channels) in parts.into_iter().enumerate() {
                 let word = Word::Part { about: about.clone(), part, parts: count, channels };
                 state.send(Kind::Presence, Some(id), &word.encode());
+            }
+            // It may not have known this server when these came, and comes to know it by the snapshot.
+            self.open_again(state, |key, _| key.1 == id);
+        }
+    }
+
+    /// Says once more where the ends of tunnels are whose other ends have not been heard.
+    fn open_again(&mut self, state: &mut State, is_meant: impl Fn(&Key, &Tunnel) -> bool) {
+        let now = state.now;
+        for (key, tunnel) in &mut self.tunnels {
+            if tunnel.theirs.is_none() && is_meant(key, tunnel) {
+                tunnel.opened_at = now;
+                let open = tunnel.piece(About::Open, &key.0).encode();
+                state.send(Kind::Tunnel, Some(key.1), &open);
             }
         }
     }
@@ -355,7 +363,7 @@ impl Servers {
     }
 
     /// Takes a message of a tunnel.
-    pub(crate) fn piece(&mut self, state: &mut State, packet: &Packet<'_>) {
+    pub(crate) fn piece(&mut self, state: &mut State, packet: &Packet<'_>, max_payload: usize) {
         let Some(piece) = Piece::decode(packet.body) else {
             state.refuse("a piece of a tunnel that is none");
             return;
@@ -368,7 +376,12 @@ impl Servers {
             .is_some_and(|peer| peer.incarnation == packet.origin.incarnation);
         let key = (piece.application.to_owned(), id);
         if !is_known {
-            // It says where it is once more, when it is known.
+            // It comes by another subject than what the server says about itself, and may overtake that. Asked
+            // who it is, the server says where the tunnel's end is once more.
+            if piece.about == About::Open && self.peers.asks_stranger(id, state.now) {
+                let about = self.about(state, max_payload);
+                state.send(Kind::Presence, Some(id), &Word::Ask(about).encode());
+            }
             return;
         }
         if piece.from == 0 {
@@ -463,7 +476,7 @@ impl Servers {
         let Some(tunnel) = self.tunnels.get_mut(key) else { return };
         let bytes_max = state.max_payload.saturating_sub(AROUND_BYTES).min(CHUNK_BYTES_MAX);
         loop {
-            if state.outbox.control_bytes() >= CONTROL_BYTES_MAX {
+            if state.outbox.tunnel_bytes() >= WAITING_BYTES_MAX {
                 self.is_held = true;
                 break;
             }
@@ -481,7 +494,7 @@ impl Servers {
 
     /// Goes on once less waits for NATS. Returns whether anything waited for that.
     pub(crate) fn resume(&mut self, state: &mut State) -> bool {
-        if !self.is_held || state.outbox.control_bytes() >= CONTROL_BYTES_MAX / 2 {
+        if !self.is_held || state.outbox.tunnel_bytes() >= WAITING_BYTES_MAX / 2 {
             return false;
         }
         self.is_held = false;

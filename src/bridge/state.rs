@@ -123,7 +123,17 @@ impl State {
             None => self.subjects.all().to_owned(),
         };
         let packet = Packet::encode(kind, self.me(), 0, body);
-        self.outbox.control(subject, packet);
+        if kind == Kind::Presence {
+            self.outbox.presence(subject, packet, self.now);
+        } else {
+            self.outbox.tunnel(subject, packet, self.now);
+        }
+    }
+
+    /// Sends a last word to all, behind the last answers.
+    pub(crate) fn send_last(&mut self, presence: &[u8]) {
+        let packet = Packet::encode(Kind::Presence, self.me(), 0, presence);
+        self.outbox.tunnel(self.subjects.all().to_owned(), packet, self.now);
     }
 
     /// Tells the operator, but the same thing not again and again. The key is what makes it the same.

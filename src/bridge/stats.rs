@@ -1,5 +1,7 @@
 //! What the bridge counts.
 
+use std::time::Duration;
+
 /// How it is with NATS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
@@ -38,6 +40,8 @@ pub(crate) struct BridgeStats {
     pub(crate) max_payload: usize,
     /// Bytes that wait for NATS.
     pub(crate) queued_bytes: usize,
+    /// The age of the oldest publication that NATS has not confirmed; zero if there is none.
+    pub(crate) lag: Duration,
     /// Tunnels that are open.
     pub(crate) tunnels: usize,
     /// Tunnels that broke, with the requests in them.

@@ -47,7 +47,7 @@ pub use limits::Limits;
 pub use state::budget::MemoryPressure;
 #[cfg(all(test, feature = "nats"))]
 pub(crate) use state::buses::BUS_IDLE_MAX;
-#[cfg(any(feature = "nats", feature = "simulation"))]
+#[cfg(any(feature = "nats", all(test, feature = "simulation")))]
 pub(crate) use state::buses::BUSES_MAX;
 pub use state::counters::Counters;
 pub use state::events::{
@@ -56,7 +56,7 @@ pub use state::events::{
 pub use state::interest::{Interest, InterestIn};
 pub use state::keys::{ConnectionKey, ConnectionKind, Key};
 pub use state::latency::{ChannelLatency, LatencyOf, LatencySummary, Measure};
-#[cfg(any(feature = "nats", feature = "simulation"))]
+#[cfg(any(feature = "nats", all(test, feature = "simulation")))]
 pub(crate) use state::load::ChannelLoad;
 pub use state::peer::Peer;
 #[cfg(feature = "nats")]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipc_framework::client::Connection;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 
@@ -28,18 +28,25 @@ pub(super) struct Stats {
     pub(super) counters: Counters,
 }
 
-/// How it is with NATS.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// How it is with NATS, and as `ipc top --json` shows it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct NatsStats {
     pub(super) connected: bool,
+    pub(super) reconnects: u64,
     pub(super) peers: u64,
     pub(super) published: u64,
     pub(super) received: u64,
     pub(super) lost: u64,
     pub(super) lost_here: u64,
     pub(super) too_large: u64,
+    pub(super) refused: u64,
+    pub(super) denied: u64,
+    pub(super) slow: u64,
+    pub(super) broken_tunnels: u64,
     pub(super) queued_bytes: u64,
+    pub(super) lag_seconds: f64,
+    pub(super) max_payload: u64,
 }
 
 impl NatsStats {
@@ -48,10 +55,19 @@ impl NatsStats {
         let state = if self.connected { "connected" } else { "away" };
         let Self { peers, published, received, lost, lost_here, too_large, .. } = self;
         let queued = bytesize::ByteSize(self.queued_bytes);
+        let servers = if *peers == 1 { "server" } else { "servers" };
+        let lag = Duration::try_from_secs_f64(self.lag_seconds).unwrap_or_default();
+        let lag = match lag.as_secs() {
+            0 => String::new(),
+            seconds => {
+                format!(", {} behind", humantime::format_duration(Duration::from_secs(seconds)))
+            }
+        };
+        let lost = lost.saturating_add(*lost_here).saturating_add(*too_large);
+        // What changes least comes last, where a narrow screen cuts it off.
         format!(
-            "{state}, {peers} other servers, {published} publications sent, {received} received, \
-             {} lost, {queued} waiting",
-            lost + lost_here + too_large
+            "{state}, {peers} other {servers}, {lost} lost, {queued} waiting{lag}, {published} publications \
+             sent, {received} received"
         )
     }
 }

@@ -11,7 +11,7 @@ mod screen;
 mod servers;
 mod shared;
 mod streaming;
-mod terminal;
+pub(crate) mod terminal;
 mod topics;
 mod working;
 

@@ -18,6 +18,7 @@ mod settings;
 mod stranger;
 mod topology;
 mod trouble;
+mod watched;
 
 use std::time::Duration;
 

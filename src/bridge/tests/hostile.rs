@@ -393,3 +393,84 @@ fn presence_of_an_older_connection_is_ignored() {
     assert_eq!(world.payloads(client), [json!(7)]);
     assert_eq!(world.servers[0].machine.stats().lost_here, 1);
 }
+
+/// What the first server sends to another one now: what it says about itself, and about ends of tunnels.
+fn told(world: &World, id: [u8; 16]) -> (Vec<Word>, Vec<tunnel::About>) {
+    let subject = format!("ipc-srv.{}", super::super::subjects::hex(id));
+    let (mut words, mut pieces) = (Vec::new(), Vec::new());
+    for up in &world.servers[0].up {
+        let Up::Publish(to, payload) = up else { continue };
+        let packet = Packet::decode(payload).unwrap();
+        if *to != subject {
+            continue;
+        }
+        match packet.kind {
+            Kind::Presence => words.push(Word::decode(packet.body).unwrap()),
+            _ => pieces.push(tunnel::Piece::decode(packet.body).unwrap().about),
+        }
+    }
+    (words, pieces)
+}
+
+#[test]
+fn who_opens_a_tunnel_before_it_says_who_it_is_is_asked_at_once_and_not_too_often() {
+    let mut world = World::joined(1, 8);
+    world.client(0, "c");
+    world.rest();
+    let subject = format!("ipc-srv.{}", "01".repeat(16));
+    let open = tunnel::Piece {
+        about: tunnel::About::Open,
+        application: "app",
+        from: 7,
+        to: 0,
+        number: 0,
+        granted: 0,
+        bytes: &[],
+    };
+    let chunk = tunnel::Piece { about: tunnel::About::Chunk, ..open };
+    let say = |world: &mut World, origin, piece: &tunnel::Piece<'_>| {
+        hear(world, &subject, &Packet::encode(Kind::Tunnel, origin, 0, &piece.encode()));
+    };
+    say(&mut world, STRANGER, &chunk);
+    assert!(told(&world, STRANGER.id).0.is_empty());
+    for _ in 0..3 {
+        say(&mut world, STRANGER, &open);
+        let (words, pieces) = told(&world, STRANGER.id);
+        assert!(matches!(words[..], [Word::Ask(_)]) && pieces.is_empty(), "{words:?}");
+    }
+    // Forged ids are many.
+    let forged = |number: usize| {
+        let mut id = [7; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        id
+    };
+    for number in 0..4 * SERVERS_MAX {
+        say(&mut world, Origin { id: forged(number), incarnation: 1 }, &open);
+    }
+    let asked = (0..4 * SERVERS_MAX).filter(|number| !told(&world, forged(*number)).0.is_empty());
+    assert_eq!(asked.count(), SERVERS_MAX - 1);
+    // It is asked again later, and no more once it is known.
+    world.pass(Duration::from_millis(200));
+    say(&mut world, STRANGER, &open);
+    assert_eq!(told(&world, STRANGER.id).0.len(), 2);
+}
+
+#[test]
+fn who_is_asked_says_once_more_where_the_ends_of_its_tunnels_are() {
+    let mut world = World::joined(1, 9);
+    world.client(0, "c");
+    world.rest();
+    let say = |world: &mut World, word: &Word| {
+        let subject = format!("ipc-srv.{}", "01".repeat(16));
+        hear(world, &subject, &Packet::encode(Kind::Presence, STRANGER, 0, &word.encode()));
+    };
+    let channels = vec![Served::new(("app".into(), "work".into()))];
+    say(&mut world, &Word::Part { about: about(1), part: 0, parts: 1, channels });
+    assert_eq!(told(&world, STRANGER.id).1, [tunnel::About::Open]);
+    for _ in 0..3 {
+        say(&mut world, &Word::Ask(about(1)));
+        let (words, pieces) = told(&world, STRANGER.id);
+        assert!(matches!(words[..], [Word::Part { .. }]), "{words:?}");
+        assert_eq!(pieces, [tunnel::About::Open; 2]);
+    }
+}

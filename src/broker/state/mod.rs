@@ -15,7 +15,7 @@ pub(crate) mod interest;
 pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod line;
-#[cfg(any(test, feature = "nats", feature = "simulation"))]
+#[cfg(any(test, feature = "nats"))]
 pub(crate) mod load;
 pub(crate) mod mailbox;
 pub(crate) mod peer;

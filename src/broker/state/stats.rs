@@ -77,7 +77,7 @@ pub struct Stats {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct NatsStats {
     /// There is a connection to a NATS server.
@@ -92,7 +92,7 @@ pub struct NatsStats {
     pub received: u64,
     /// Publications of own clients that NATS has not confirmed, or that found no room in the queue.
     pub lost: u64,
-    /// Publications of other servers that were not taken in time.
+    /// Publications of other servers that were not taken in time, or that came behind a younger one.
     pub lost_here: u64,
     /// Publications of own clients over `max_payload`, and notifications over the limit for a frame of the
     /// server that they are for.
@@ -108,6 +108,9 @@ pub struct NatsStats {
     pub broken_tunnels: u64,
     /// Bytes that wait for NATS.
     pub queued_bytes: usize,
+    /// The age of the oldest publication of an own client that NATS has not confirmed, in seconds. 0 if there is
+    /// none.
+    pub lag_seconds: f64,
     /// The largest message that all servers can send, in bytes. 0 while there is no connection.
     pub max_payload: usize,
 }

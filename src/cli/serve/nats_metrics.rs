@@ -39,5 +39,8 @@ pub(super) fn encode(
             .encode_descriptor(name, help, None, MetricType::Gauge)?
             .encode_gauge(&(value as u64))?;
     }
-    Ok(())
+    let help = "The age of the oldest publication that NATS has not confirmed";
+    encoder
+        .encode_descriptor("nats_lag_seconds", help, None, MetricType::Gauge)?
+        .encode_gauge(&nats.lag_seconds)
 }

@@ -51,7 +51,15 @@ impl RateLimit {
     }
 
     fn shows(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == REPORT || *metadata.level() <= self.level
+        metadata.target() == REPORT || *metadata.level() <= self.level_of(metadata.target())
+    }
+
+    /// What NATS' client is doing is for those who look for a fault in it: the server itself says what an operator
+    /// has to know.
+    fn level_of(&self, target: &str) -> LevelFilter {
+        let is_of_nats = target.split("::").next() == Some("async_nats");
+        let is_asked_for = self.level > LevelFilter::INFO;
+        if is_of_nats && !is_asked_for { self.level.min(LevelFilter::WARN) } else { self.level }
     }
 }
 
@@ -142,5 +150,34 @@ impl Visit for Name {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Returns whether what NATS' client warns of, tells and traces is shown, and what the server itself tells.
+    fn shown(level: LevelFilter) -> [bool; 4] {
+        let subscriber = tracing_subscriber::registry().with(RateLimit::new(level).0);
+        tracing::subscriber::with_default(subscriber, || {
+            [
+                tracing::enabled!(target: "async_nats::connector", Level::WARN),
+                tracing::enabled!(target: "async_nats::connector", Level::INFO),
+                tracing::enabled!(target: "async_nats", Level::DEBUG),
+                tracing::enabled!(target: "ipc_framework::trace", Level::INFO),
+            ]
+        })
+    }
+
+    #[test]
+    fn the_client_of_nats_only_warns_unless_more_is_asked_for() {
+        assert_eq!(shown(LevelFilter::ERROR), [false; 4]);
+        assert_eq!(shown(LevelFilter::WARN), [true, false, false, false]);
+        assert_eq!(shown(LevelFilter::INFO), [true, false, false, true]);
+        assert_eq!(shown(LevelFilter::DEBUG), [true; 4]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ipc_framework::client::Connection;
 use serde::Serialize;
 
-use crate::cli::answers::{self, Channels, Latencies, Stats, Summary, ask};
+use crate::cli::answers::{self, Channels, Latencies, NatsStats, Stats, Summary, ask};
 use crate::cli::failure::Failure;
 use crate::cli::latency::{self, Latency};
 
@@ -90,6 +90,9 @@ pub(super) struct Document<'a> {
     buffered_bytes: u64,
     uptime_seconds: f64,
     rtt_us: f64,
+    /// Only where the server joins others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nats: Option<NatsStats>,
     /// Absent (null) in a sample that has none before it with which it could be compared.
     per_second: Option<Rates>,
     channels: &'a [Row],
@@ -163,6 +166,7 @@ impl History {
             buffered_bytes: stats.buffered_bytes,
             uptime_seconds: stats.uptime_seconds,
             rtt_us: latency::micros(self.rtt().unwrap_or_default()),
+            nats: stats.nats,
             per_second: self.latest(),
             channels: &self.rows,
         }

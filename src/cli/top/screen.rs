@@ -145,9 +145,10 @@ impl View {
 
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>, history: &History) {
         let height = frame.area().height;
+        let nats = history.stats().and_then(|stats| stats.nats.as_ref());
         let panels = PANEL_HEIGHTS.into_iter().find(|(screen, _)| height >= *screen);
         let [head, panels, table, keys] = Layout::vertical([
-            Constraint::Length(2),
+            Constraint::Length(2 + u16::from(nats.is_some())),
             Constraint::Length(panels.map_or(0, |(_, panels)| panels)),
             Constraint::Min(3),
             Constraint::Length(1),
@@ -194,7 +195,12 @@ impl View {
                 ByteSize(stats.buffered_bytes)
             )),
         };
-        frame.render_widget(Paragraph::new(vec![title, second]), area);
+        let third = stats.nats.as_ref().map(|nats| {
+            let colour = if nats.connected { Style::default() } else { self.coloured(Color::Red) };
+            Line::styled(format!(" NATS {}", nats.line()), colour)
+        });
+        let lines: Vec<Line<'_>> = [title, second].into_iter().chain(third).collect();
+        frame.render_widget(Paragraph::new(lines), area);
     }
 
     fn draw_panels(&self, frame: &mut Frame<'_>, area: Rect, history: &History) {

@@ -18,7 +18,7 @@ const HOST: &str = "import os, pty, sys\n\
     'sh'] + sys.argv[1:])\n\
     sys.exit(os.waitstatus_to_exitcode(status))\n";
 
-pub(super) struct Terminal {
+pub(crate) struct Terminal {
     child: Child,
     screen: Arc<Mutex<vt100::Parser>>,
     reading: Option<JoinHandle<()>>,
@@ -26,7 +26,7 @@ pub(super) struct Terminal {
 
 impl Terminal {
     /// Runs the command, with its environment, on a terminal.
-    pub(super) fn run(command: &Command) -> Self {
+    pub(crate) fn run(command: &Command) -> Self {
         let mut host = Command::new("python3");
         host.args(["-c", HOST]).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -50,11 +50,11 @@ impl Terminal {
         Self { child, screen, reading: Some(reading) }
     }
 
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    pub(super) fn has_colours(&self) -> bool {
+    pub(crate) fn has_colours(&self) -> bool {
         let parser = self.screen.lock().unwrap();
         let cells = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
         let mut shown = cells.filter_map(|(row, column)| parser.screen().cell(row, column));
@@ -62,17 +62,17 @@ impl Terminal {
     }
 
     /// Waits until the screen satisfies the condition, and returns its text.
-    pub(super) fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
+    pub(crate) fn wait_until(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         until(what, || self.text(), |text| is_so(text))
     }
 
-    pub(super) fn press(&mut self, keys: &str) {
+    pub(crate) fn press(&mut self, keys: &str) {
         let stdin = self.child.stdin.as_mut().unwrap();
         stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush()).unwrap();
     }
 
     /// Waits for the end, and returns the exit code and the text that is left on the screen.
-    pub(super) fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
         self.reading.take().unwrap().join().unwrap();
         (code, self.text())
