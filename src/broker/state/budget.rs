@@ -17,7 +17,7 @@ use crate::proto::ErrorCode;
 /// grown. tests/alloc/budget.rs compares these with the allocator.
 pub(crate) const CONNECTION_BYTES: usize = 1_536;
 pub(crate) const APPLICATION_BYTES: usize = 768;
-pub(crate) const CHANNEL_BYTES: usize = 800;
+pub(crate) const CHANNEL_BYTES: usize = 816;
 pub(crate) const REPLAY_BYTES: usize = 256;
 pub(crate) const TOPIC_BYTES: usize = 288;
 /// With its timer, and without its messages.

@@ -31,7 +31,7 @@ fn shared(running: &Running) -> u64 {
 fn shared_by_asking(running: &Running, path: &Path) -> u64 {
     let before = shared(running);
     let unix = ["--app", "bench", "--unix", path.to_str().unwrap()];
-    let text = format!("\"{}\"", "x".repeat(100_000));
+    let text = format!("\"{}\"", "x".repeat(30_000));
     for payload in ["7", &text] {
         let ask = [&["request", "echo", payload][..], &unix].concat();
         assert_eq!(prints(&[&ask[..], &["--shm"]].concat()), format!("{payload}\n"));
