@@ -79,8 +79,6 @@ branches! {
     AttachmentsRelayed = "subscribers share a publication with attachments as it came";
     KeptReadAgain = "a request that was kept is written anew for its worker";
     AttachmentsRefused = "a message with attachments is refused";
-    MemoryShared = "a connection goes over to shared memory";
-    RingsRefused = "there is no room for another connection's rings";
     TooManyRequests = "a connection has as many unanswered requests as it may";
     RequestExpired = "a request is not answered in time";
     RequestAbandoned = "a requester leaves before its answer";

@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use crate::branches::{self, Branch};
 use crate::broker::flow::answers;
 use crate::broker::limits::RINGS_MEMORY_PARTS;
 use crate::broker::state::connection::Held;
@@ -65,7 +64,6 @@ fn check_room(core: &mut Core) -> Result<(), Refusal> {
     let bytes_max = core.limits.memory_bytes_max / RINGS_MEMORY_PARTS;
     let rings_bytes = core.budget.rings_bytes;
     if rings_bytes.saturating_add(2 * core.limits.ring_bytes) > bytes_max {
-        branches::note(Branch::RingsRefused);
         return Err(refusal::rings_take_too_much(rings_bytes, bytes_max));
     }
     Ok(())
@@ -106,7 +104,6 @@ pub(crate) fn carry_out(
     if !answers::send(core, key, answer) {
         return None;
     }
-    branches::note(Branch::MemoryShared);
     let connection = core.connections.get_mut(key)?;
     connection.transport_bytes += taken_bytes as u32;
     core.budget.tables_bytes += taken_bytes;
