@@ -96,13 +96,13 @@ impl MioSystem {
         for event in &self.events {
             count += 1;
             let token = event.token().0;
-            if token < RING {
-                self.rings.note_socket(token, event.is_write_closed());
-            } else if token < NO_CONNECTION {
+            if (RING..NO_CONNECTION).contains(&token) {
                 self.rings.wake(token - RING, events);
                 continue;
             }
-            events.push(of_socket(event));
+            let mut reported = of_socket(event);
+            reported.writable |= self.rings.note_socket(token, event.is_write_closed());
+            events.push(reported);
         }
         Ok(count >= self.events.capacity())
     }

@@ -425,6 +425,21 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
+    /// A connection that is held back is not read, so the write that waits for room is what finds the end.
+    #[test]
+    fn a_write_that_waits_for_room_is_tried_again_when_the_peer_is_gone() {
+        let mut system = MioSystem::new(16).unwrap();
+        let (mut stream, theirs, _end) = turned(&mut system);
+        let full = vec![b'f'; 2 * RING_BYTES];
+        assert_eq!(stream.write_one(&full).unwrap(), RING_BYTES);
+        system.watch_writable(&mut stream, TOKEN, true).unwrap();
+        poll(&mut system, Duration::ZERO);
+        drop(theirs);
+        let events = poll(&mut system, HANG);
+        assert!(events.iter().any(|event| event.token == TOKEN && event.writable), "{events:?}");
+        assert_eq!(stream.write_one(&full).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
     /// The peer keeps the descriptor on which the loop slept, and may use it as long as it likes.
     #[test]
     fn the_descriptor_of_a_closed_connection_is_not_watched_any_more() {

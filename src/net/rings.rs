@@ -190,14 +190,15 @@ impl<W: Watched> Rings<W> {
         ring.report(token, events);
     }
 
-    /// Records that the socket of a connection was reported, if it has a ring.
-    pub(crate) fn note_socket(&mut self, token: usize, is_hung_up: bool) {
-        if let Some(Some(ring)) = self.by_token.get(token) {
-            ring.line.note_socket(true);
-            if is_hung_up {
-                ring.line.note_hung_up();
-            }
+    /// Records that the socket of a connection was reported, if it has a ring. Returns whether that is a ring
+    /// whose peer is gone: it makes no room any more, so a write that waits for some has to be tried and fail.
+    pub(crate) fn note_socket(&mut self, token: usize, is_hung_up: bool) -> bool {
+        let Some(Some(ring)) = self.by_token.get(token) else { return false };
+        ring.line.note_socket(true);
+        if is_hung_up {
+            ring.line.note_hung_up();
         }
+        is_hung_up
     }
 
     /// Returns whether a ring is awake that the loop would not be told of if it slept.
